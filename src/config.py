@@ -1,0 +1,78 @@
+"""Everything that can be set, with the value it has when nobody sets it.
+
+Sources: [slim] TF-Slim `research/slim/nets/nasnet/nasnet.py` and `train_image_classifier.py`;
+[paper] arXiv 1707.07012, section A.1. A preset overrides a few keys, the command line
+overrides single keys (`--batch_size 64`); `src/cli.py` does both.
+"""
+
+nasnet_a_mobile_config_gpu = {
+    # Run
+    'random_seed': 1,             # weights, order, augmentation and dropout all follow from it
+    'rank': 0,                    # this process among group_size; set by the launcher when distributed
+    'group_size': 1,              # number of data-parallel processes; set by the launcher likewise
+    'work_nums': 8,               # threads that decode images, at most the machine's cores
+    'epoch_size': 500,            # epochs to train
+    'log_steps': 100,             # steps between two lines of the log
+
+    # Checkpoints
+    'keep_checkpoint_max': 100,   # newest checkpoints kept
+    'ckpt_path': './checkpoint/', # folder of checkpoints, class list and metrics.csv
+    'is_save_on_master': 1,       # 1: rank 0 alone writes checkpoints; 0: every rank writes its own
+
+    # Data
+    'batch_size': 32,             # images a process and step [slim]
+    'num_classes': 1000,          # ImageNet
+    'image_size': 224,            # pixels, height and width of a training and evaluation image
+    'crop_min_area': 0.08,        # smallest share of an image that a training crop shows (Inception's)
+    'color_jitter': 0.4,          # brightness, contrast and saturation are scaled by 1 -/+ this; 0: off
+
+    # Network
+    'penultimate_filters': 1056,  # channels before the classifier, 24 x the first stage's filters [paper]
+    'cells_per_stage': 4,         # normal cells in each of the three stages [paper]: 4 @ 1056
+    'bn_decay': 0.9997,           # decay of the BatchNorm moving averages [slim]
+    'dropout_keep_prob': 0.5,     # share of features kept before the classifier [slim]
+
+    # Loss
+    'label_smooth_factor': 0.1,   # probability spread evenly over all classes [slim]
+    'aux_factor': 0.4,            # weight of the auxiliary head's loss [slim]; 0: no auxiliary head
+
+    # Optimizer: RMSProp as TensorFlow 1 defines it
+    'lr_init': 0.04,              # learning rate of the first epochs for each process [slim]
+    'lr_decay_rate': 0.97,        # the learning rate is multiplied by this ... [slim]
+    'num_epoch_per_decay': 2.4,   # ... once in so many epochs, in a staircase [slim]
+    'weight_decay': 0.00004,      # L2 on convolution and dense weights alone [slim]
+    'momentum': 0.9,              # [slim]
+    'opt_eps': 1.0,               # inside the root [slim]
+    'rmsprop_decay': 0.9,         # decay of the mean square [slim]
+    'clip_norm': 10.0,            # gradients are scaled down to this global norm [paper]; 0: off
+    'loss_scale': 1,              # multiplies the loss before, divides the gradients after the backward pass
+}
+
+# A preset is a small dict over the defaults.
+presets = {
+    'imagenet': {},
+    # A full-width network on a few hundred small images in minutes on two cores. Moving averages
+    # must follow within a hundred steps, hence bn_decay.
+    'demo': {
+        'epoch_size': 5,
+        'log_steps': 10,
+        'keep_checkpoint_max': 2,
+        'num_classes': 8,
+        'image_size': 72,
+        'batch_size': 16,
+        'crop_min_area': 0.35,
+        'bn_decay': 0.9,
+    },
+}
+
+# (smallest, largest) allowed value; None: no bound. A key that is absent is free.
+ranges = {
+    'random_seed': (0, 2 ** 31 - 1), 'rank': (0, None), 'group_size': (1, None), 'work_nums': (1, None),
+    'epoch_size': (1, None), 'log_steps': (1, None), 'keep_checkpoint_max': (1, None),
+    'is_save_on_master': (0, 1), 'batch_size': (1, None), 'num_classes': (2, None), 'image_size': (32, 4096),
+    'crop_min_area': (0.01, 1), 'color_jitter': (0, 1), 'penultimate_filters': (96, None),
+    'cells_per_stage': (1, None), 'bn_decay': (0, 1), 'dropout_keep_prob': (0.01, 1),
+    'label_smooth_factor': (0, 1), 'aux_factor': (0, None), 'lr_init': (0, None), 'lr_decay_rate': (0, 1),
+    'num_epoch_per_decay': (0.001, None), 'weight_decay': (0, None), 'momentum': (0, 1), 'opt_eps': (0, None),
+    'rmsprop_decay': (0, 1), 'clip_norm': (0, None), 'loss_scale': (1, None),
+}
