@@ -1,20 +1,12 @@
 """A user's mistake becomes one sentence on stderr and an exit status, never a traceback."""
-import sys
 
 
-class UserError(Exception):
-    """A mistake the user can mend; its text says what is wrong, where, and what to do."""
+class UserError(SystemExit):
+    """A mistake the user can mend: the sentence says what is wrong, where, and what to do.
 
-
-def run(main):
-    """Run `main()` as a program and end the process with its status.
-
-    A `UserError` is printed as one sentence on stderr and ends with status 1. Anything else is a
-    defect of this suite and keeps its traceback.
+    Uncaught, it ends the process with the sentence on stderr and status 1: Python prints the text of a
+    SystemExit and no traceback.
     """
-    try:
-        status = main()
-    except UserError as error:
-        print('error: %s' % error, file=sys.stderr, flush=True)
-        status = 1
-    sys.exit(status)
+
+    def __init__(self, sentence):
+        super().__init__('error: %s' % sentence)

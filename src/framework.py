@@ -64,3 +64,73 @@ mindspore = _import_mindspore()
 from mindspore import Parameter, Tensor, nn, ops  # noqa: E402  pylint: disable=wrong-import-position
 
 VERSION = tuple(int(part) for part in mindspore.__version__.split('.')[:2])
+
+
+def use_device(platform, device_id=0, distributed=False):
+    """Run everything from here on as compiled graphs on device `device_id` of 'GPU', 'CPU' or 'Ascend'.
+
+    In a group each process takes the device of its rank on its machine: MindSpore 2 sees to that
+    itself, 1.10 wants to be told.
+
+    Raises:
+        UserError: there is no such device, or this MindSpore cannot use it.
+    """
+    if distributed:
+        device_id = int(os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', device_id))
+    if platform == 'GPU':
+        _require_gpu(device_id)
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    try:
+        if hasattr(mindspore, 'set_device'):
+            mindspore.set_device(platform, device_id)
+        else:
+            mindspore.set_context(device_target=platform, device_id=device_id)
+    except (RuntimeError, ValueError) as error:
+        raise UserError('this MindSpore %s cannot use %s (%s): run with --platform CPU or install a build for it'
+                        % (mindspore.__version__, platform, str(error).strip().split('\n')[0]))
+
+
+def _require_gpu(device_id):
+    """MindSpore reports a missing GPU late and obscurely, so ask the driver first."""
+    remedy = 'run with --platform CPU (PLATFORM=CPU for the scripts)'
+    try:
+        driver = ctypes.CDLL('libcuda.so.1')
+    except OSError:
+        raise UserError('no GPU: the NVIDIA driver library libcuda.so.1 is not installed; ' + remedy)
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        raise UserError('no GPU: the NVIDIA driver finds no device (CUDA_VISIBLE_DEVICES=%s); %s'
+                        % (os.environ.get('CUDA_VISIBLE_DEVICES', ''), remedy))
+    if device_id >= count.value:
+        raise UserError('no GPU %d: the NVIDIA driver finds %d, numbered from 0; choose another --device_id'
+                        % (device_id, count.value))
+    with open('/proc/self/maps') as maps:
+        loaded = 'libmindspore_gpu.so' in maps.read()
+    if not loaded:
+        raise UserError('MindSpore %s did not load its GPU part: it needs the CUDA 11 and cuDNN 8 libraries%s; '
+                        'install them or %s' % (mindspore.__version__, ' and CUDA_HOME set to a CUDA 11 with nvcc'
+                                                if VERSION >= (2, 0) else '', remedy))
+
+
+def join_group(platform):
+    """Join the data-parallel processes that mpirun or msrun started; returns (rank, group size)."""
+    from mindspore import communication  # pylint: disable=import-outside-toplevel
+    try:
+        communication.init('nccl' if platform == 'GPU' else None)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError('the distributed group cannot be formed (%s): start with '
+                        'scripts/run_distribute_train_for_gpu.sh, or without --is_distributed True'
+                        % str(error).strip().split('\n')[0])
+    return communication.get_rank(), communication.get_group_size()
+
+
+class GroupMean(nn.Cell):
+    """construct(x) -> the mean of x over all processes."""
+
+    def __init__(self, group_size):
+        super().__init__()
+        self.all_reduce = ops.AllReduce()
+        self.share = 1.0 / group_size
+
+    def construct(self, x):
+        return self.all_reduce(x) * self.share

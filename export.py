@@ -1,0 +1,77 @@
+"""Export a checkpoint: python export.py --ckpt_file FILE --file_format MINDIR|AIR|ONNX --file_name NAME.
+
+The exported network takes (N, 3, H, W) float32, RGB in [-1, 1], and returns logits (N, classes); N, H
+and W are fixed. What was written is read back and compared with the live network.
+"""
+import os
+
+import numpy as np
+
+from src import framework
+from src.build import build_network
+from src.checkpoint import load, network_config, restore
+from src.cli import Parser, make_config
+from src.errors import UserError
+from src.framework import Tensor, mindspore, nn
+
+TOLERANCE = 1e-4    # largest difference of a logit between the exported and the live network
+
+
+def parse(argv=None):
+    """Flags, checkpoint, and configuration: the checkpoint's network under the command line's values."""
+    parser = Parser('Export a checkpoint of NASNet-A-Mobile.')
+    parser.add_argument('--ckpt_file', required=True, metavar='FILE', help='checkpoint of train.py')
+    parser.add_argument('--file_format', required=True, choices=('MINDIR', 'AIR', 'ONNX'), help='what to write')
+    parser.add_argument('--file_name', required=True, metavar='NAME', help='where, without the ending')
+    parser.add_config_keys()
+    flags, given = parser.parse(argv)
+    checkpoint = load(flags.ckpt_file)
+    return flags, checkpoint, make_config(network_config(checkpoint), {'batch_size': 1}, given)
+
+
+def main(flags, checkpoint, config):
+    """Write the file, compare it with the network, print where it is."""
+    if flags.file_format == 'AIR' and flags.platform != 'Ascend':
+        raise UserError('AIR is written by a MindSpore build for Ascend alone: use --platform Ascend there, or '
+                        '--file_format MINDIR or ONNX')
+    framework.use_device(flags.platform, flags.device_id)
+    network = build_network(config, training=False)
+    restore(checkpoint, network)
+    network.set_train(False)
+    shape = (config.batch_size, 3, config.image_size, config.image_size)
+    images = np.random.RandomState(config.random_seed).uniform(-1, 1, shape).astype(np.float32)
+    logits = network(Tensor(images)).asnumpy()
+
+    path = '%s.%s' % (flags.file_name, flags.file_format.lower())
+    unfinished = os.path.join(os.path.dirname(path), '.unfinished-' + os.path.basename(path))
+    try:
+        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+        mindspore.export(network, Tensor(images), file_name=unfinished, file_format=flags.file_format)
+        if flags.file_format != 'AIR':
+            difference = float(np.abs(reload(unfinished, images) - logits).max())
+            print('largest difference from the live network: %.3g (logits up to %.3g)'
+                  % (difference, np.abs(logits).max()))
+            if not difference <= TOLERANCE:
+                raise UserError('%s differs from the network by %.3g, more than %g: it is not written'
+                                % (path, difference, TOLERANCE))
+        os.chmod(unfinished, 0o644)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise UserError('%s cannot be written (%s): choose another --file_name' % (path, error.strerror or error))
+    finally:
+        if os.path.exists(unfinished):
+            os.remove(unfinished)
+    print('exported: %s' % path)
+
+
+def reload(path, images):
+    """Logits of the exported file."""
+    if path.endswith('.onnx'):
+        import onnxruntime  # pylint: disable=import-outside-toplevel
+        session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+        return session.run(None, {session.get_inputs()[0].name: images})[0]
+    return nn.GraphCell(mindspore.load(path))(Tensor(images)).asnumpy()
+
+
+if __name__ == '__main__':
+    main(*parse())

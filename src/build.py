@@ -1,0 +1,21 @@
+"""The network and its training step as a configuration asks for them."""
+from nasnet_a_mobile import NASNetAMobile
+from src.framework import GroupMean
+from src.loss import NASNetLoss
+from src.optimizer import FlatRMSProp
+from src.train_step import TrainStep
+
+
+def build_network(config, training):
+    """NASNetAMobile; the auxiliary head exists in training alone, and only when it counts (aux_factor)."""
+    return NASNetAMobile(config.num_classes, config.image_size if training and config.aux_factor else None,
+                         config.penultimate_filters, config.cells_per_stage, config.bn_decay)
+
+
+def build_train_step(network, config):
+    """TrainStep with the recipe's loss and optimizer."""
+    loss = NASNetLoss(config.num_classes, config.label_smooth_factor, config.aux_factor)
+    optimizer = FlatRMSProp(network.trainable_params(), config.weight_decay, config.momentum, config.rmsprop_decay,
+                            config.opt_eps, config.clip_norm, config.loss_scale,
+                            GroupMean(config.group_size) if config.group_size > 1 else None)
+    return TrainStep(network, loss, optimizer, config.loss_scale)

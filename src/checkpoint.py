@@ -1,0 +1,134 @@
+"""Checkpoint files: whole or absent, checked on the way in, readable by plain mindspore.load_checkpoint.
+
+A file holds every parameter of the network under its own name, the optimizer's state as
+mean_square.NAME and moment.NAME, `meta` (JSON as uint8: configuration, epoch, step) and `digest`
+(SHA-256 of all the rest), because MindSpore notices neither a flipped bit nor a lost record.
+"""
+import glob
+import hashlib
+import json
+import os
+import re
+from collections import namedtuple
+
+import numpy as np
+
+from src.errors import UserError
+from src.framework import Tensor, mindspore
+
+Checkpoint = namedtuple('Checkpoint', 'path arrays meta')
+_STATE = ('mean_square.', 'moment.')
+
+
+def checkpoint_path(folder, rank, epoch, steps_per_epoch):
+    """CKPT_PATH/nasnet-a-mobile-rank0-{epoch}_{steps per epoch}.ckpt"""
+    return os.path.join(folder, 'nasnet-a-mobile-rank%d-%d_%d.ckpt' % (rank, epoch, steps_per_epoch))
+
+
+def save(path, network, optimizer, meta):
+    """Write a checkpoint under another name, then move it to `path`: a kill leaves the old file or the new.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; `path` is as it was.
+    """
+    arrays = {p.name: p.asnumpy() for p in network.get_parameters()}
+    arrays.update(optimizer.state())
+    arrays['meta'] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
+    arrays['digest'] = _digest(arrays)
+    unfinished = path + '.unfinished.ckpt'      # MindSpore insists on the ending
+    try:
+        mindspore.save_checkpoint([{'name': name, 'data': Tensor(array)} for name, array in arrays.items()],
+                                  unfinished)
+        os.chmod(unfinished, 0o644)
+        _sync(unfinished)
+        os.replace(unfinished, path)
+        _sync(os.path.dirname(path) or '.')
+    except (OSError, RuntimeError, ValueError) as error:
+        if os.path.exists(unfinished):
+            os.remove(unfinished)
+        raise UserError('the checkpoint %s cannot be written (%s): make room or choose another --ckpt_path'
+                        % (path, error))
+
+
+def prune(folder, rank, keep):
+    """Delete all but the newest `keep` checkpoints of this rank, by epoch."""
+    found = {}
+    for path in glob.glob(os.path.join(glob.escape(folder), 'nasnet-a-mobile-rank%d-*.ckpt' % rank)):
+        match = re.search(r'-rank\d+-(\d+)_\d+\.ckpt$', path)
+        if match:
+            found[path] = int(match.group(1))
+    for path in sorted(found, key=found.get)[:-keep]:
+        os.remove(path)
+
+
+def load(path):
+    """Read a checkpoint -> Checkpoint(path, {name: array}, meta); meta is {} in files from elsewhere.
+
+    Raises:
+        UserError: no file, not a checkpoint, or damaged.
+    """
+    if not os.path.isfile(path):
+        raise UserError('the checkpoint %s is not a file: give the path of a .ckpt file' % path)
+    if not path.endswith('.ckpt'):
+        raise UserError('%s does not end in .ckpt: give the path of a MindSpore checkpoint' % path)
+    try:
+        parameters = mindspore.load_checkpoint(path)
+        arrays = {name: parameter.asnumpy() for name, parameter in parameters.items()}
+    except (ValueError, RuntimeError, TypeError, OSError) as error:
+        raise UserError('%s is not a MindSpore checkpoint or is damaged (%s): use another one'
+                        % (path, str(error).strip().split('\n')[0]))
+    meta = {}
+    if 'meta' in arrays or 'digest' in arrays:
+        if 'digest' not in arrays or not np.array_equal(arrays.pop('digest'), _digest(arrays)):
+            raise UserError('%s is damaged (its digest does not match its contents): use another checkpoint' % path)
+        meta = json.loads(arrays.pop('meta').tobytes().decode())
+    return Checkpoint(path, arrays, meta)
+
+
+def restore(checkpoint, network):
+    """Set every parameter of `network`; optimizer state, and an auxiliary head it lacks, are left aside.
+
+    Raises:
+        UserError: a missing or extra parameter, or another shape, named.
+    """
+    wanted = {p.name: p for p in network.get_parameters()}
+    names = {name for name in checkpoint.arrays if not name.startswith(_STATE)}
+    if not any(name.startswith('auxiliary_head.') for name in wanted):
+        names = {name for name in names if not name.startswith('auxiliary_head.')}
+    remedy = 'it is a checkpoint of another network'
+    for what, which in (('lacks', set(wanted) - names), ('has unknown', names - set(wanted))):
+        if which:
+            raise UserError('%s does not fit: it %s %s%s; %s'
+                            % (checkpoint.path, what, min(which),
+                               ' and %d more' % (len(which) - 1) if len(which) > 1 else '', remedy))
+    for name in sorted(names):
+        array, parameter = checkpoint.arrays[name], wanted[name]
+        if array.shape != tuple(parameter.shape) or array.dtype != np.float32:
+            hint = 'set --num_classes %d' % array.shape[0] if name.startswith('classifier.') else remedy
+            raise UserError('%s does not fit: %s is %s %s there, %s float32 in this network; %s'
+                            % (checkpoint.path, name, array.shape, array.dtype, tuple(parameter.shape), hint))
+    for name in names:
+        wanted[name].set_data(Tensor(checkpoint.arrays[name]))
+
+
+def network_config(checkpoint):
+    """The configuration keys that say which network a checkpoint is of; {} for files from elsewhere."""
+    keys = ('num_classes', 'image_size', 'penultimate_filters', 'cells_per_stage')
+    return {key: value for key, value in checkpoint.meta.get('config', {}).items() if key in keys}
+
+
+def _digest(arrays):
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(('%s %s %s;' % (name, array.dtype, array.shape)).encode())
+        digest.update(array.tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+def _sync(path):
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,97 @@
+"""From flags to a configuration: typed, range-checked, with the nearest known name for a misspelt one."""
+import argparse
+import difflib
+import math
+import sys
+from types import SimpleNamespace
+
+from src.config import nasnet_a_mobile_config_gpu, ranges
+from src.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one flag for each configuration key and a one-sentence answer to mistakes (status 2)."""
+
+    def __init__(self, description):
+        super().__init__(description=description, allow_abbrev=False,
+                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        self.add_argument('--platform', default='GPU', choices=('GPU', 'CPU', 'Ascend'), help='where to run')
+        self.add_argument('--device_id', default=0, type=_at_least_zero, metavar='N', help='which device of it')
+
+    def add_config_keys(self):
+        """One flag for each key of src/config.py; keys not given are absent from the result."""
+        group = self.add_argument_group('configuration (defaults: src/config.py)')
+        for key, default in nasnet_a_mobile_config_gpu.items():
+            group.add_argument('--' + key, type=type(default), default=argparse.SUPPRESS, metavar='VALUE',
+                               help='default %s' % default)
+
+    def parse(self, argv=None):
+        """(flags of the program, {configuration key: value given}); exits with 2 on a mistake."""
+        flags, unknown = self.parse_known_args(argv)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split('=')[0], known, 1, 0.5)
+            self.error('unknown argument %s%s' % (unknown[0], ': did you mean %s?' % near[0] if near else
+                                                  ', see --help'))
+        flags = vars(flags)
+        given = {key: flags.pop(key) for key in nasnet_a_mobile_config_gpu if key in flags}
+        return SimpleNamespace(**flags), given
+
+    def error(self, message):
+        sys.stderr.write('error: %s\n' % message)
+        sys.exit(2)
+
+
+def _at_least_zero(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError('must be 0 or more, got %s' % text)
+    return value
+
+
+_at_least_zero.__name__ = 'int'
+
+
+def boolean(text):
+    """True or False in any case."""
+    if text.lower() not in ('true', 'false'):
+        raise argparse.ArgumentTypeError('must be True or False, got %s' % text)
+    return text.lower() == 'true'
+
+
+def make_config(*layers):
+    """The default configuration with each dict of `layers` over it, as attributes.
+
+    Raises:
+        UserError: an unknown key, a value of another type or out of range, named with what is allowed.
+    """
+    values = dict(nasnet_a_mobile_config_gpu)
+    for layer in layers:
+        for key, value in layer.items():
+            if key not in values:
+                near = difflib.get_close_matches(key, values, 1, 0.5)
+                raise UserError('unknown configuration key %s%s'
+                                % (key, ': did you mean %s?' % near[0] if near else ''))
+            values[key] = _checked(key, value)
+    if values['penultimate_filters'] % 96:
+        raise UserError('penultimate_filters must be a multiple of 96, got %d' % values['penultimate_filters'])
+    if values['aux_factor'] and values['image_size'] < 67:
+        raise UserError('the auxiliary head needs image_size 67 or more, got %d: enlarge it or set --aux_factor 0'
+                        % values['image_size'])
+    if values['rank'] >= values['group_size']:
+        raise UserError('rank %(rank)d is not below group_size %(group_size)d' % values)
+    return SimpleNamespace(**values)
+
+
+def _checked(key, value):
+    kind = type(nasnet_a_mobile_config_gpu[key])
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or isinstance(value, float) and not math.isfinite(value):
+        raise UserError('%s must be a %s, got %r' % (key, {'int': 'whole number', 'float': 'number',
+                                                           'str': 'text'}[kind.__name__], value))
+    low, high = ranges.get(key, (None, None))
+    if low is not None and value < low or high is not None and value > high:
+        raise UserError('%s must be %s, got %s' % (key, 'from %s to %s' % (low, high) if high is not None
+                                                   else '%s or more' % low, value))
+    return value

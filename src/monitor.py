@@ -1,0 +1,109 @@
+"""What a person sees of a training run: a bar on a terminal, lines in a log, rows in metrics.csv."""
+import csv
+import os
+import sys
+import time
+
+from tqdm import tqdm
+
+COLUMNS = ('epoch', 'step', 'learning_rate', 'loss', 'gradient_norm', 'top1', 'top5', 'images_per_second')
+
+
+class Monitor:
+    """Follows the steps of a run; `step` takes device tensors and reads them only when a line is due.
+
+    Args:
+        folder: where metrics.csv goes; None: no file (ranks other than 0).
+        epochs: epochs of the whole run.
+        steps: steps per epoch.
+        images: images per step, over all processes.
+        log_steps: steps between two lines.
+    """
+
+    def __init__(self, folder, epochs, steps, images, log_steps):
+        self.metrics = folder and os.path.join(folder, 'metrics.csv')
+        self.epochs, self.steps, self.images, self.log_steps = epochs, steps, images, log_steps
+        self.waiting = []                # (loss, norm) tensors since the last line
+        self.losses, self.norms = [], []
+        self.done = 0                    # steps since start, the first (graph compilation) not counted
+        self.clock = None
+        self.bar = None
+
+    def begin_epoch(self, epoch):
+        """Epoch `epoch`, from 1, starts."""
+        self.losses, self.norms = [], []
+        terminal = _terminal()
+        self.bar = tqdm(total=self.steps, desc='epoch %d/%d' % (epoch, self.epochs), unit='step', file=terminal,
+                        disable=terminal is None, leave=False, dynamic_ncols=True)
+
+    def step(self, epoch, step, loss, norm, learning_rate):
+        """Step `step`, from 1, of epoch `epoch` has been launched."""
+        self.waiting.append((loss, norm))
+        self.bar.update()
+        if self.clock is None:
+            self._read()
+            self.clock = time.time()
+        else:
+            self.done += 1
+        if step % self.log_steps == 0 or step == self.steps:
+            self._read()
+            left = (self.epochs - epoch + 1) * self.steps - step
+            self.print('epoch %d/%d step %d/%d loss %.4f lr %.6f %.1f img/s ETA %s'
+                       % (epoch, self.epochs, step, self.steps, self.losses[-1], learning_rate, self.speed(),
+                          duration(left * self.images / self.speed()) if self.done else '?'))
+            self.bar.set_postfix_str('loss %.4f, %.1f img/s' % (self.losses[-1], self.speed()))
+
+    def end_epoch(self, epoch, learning_rate, accuracy=None):
+        """Epoch `epoch` is over; one row of metrics.csv."""
+        self.bar.close()
+        row = (epoch, epoch * self.steps, '%.8g' % learning_rate, '%.6f' % (sum(self.losses) / len(self.losses)),
+               '%.6f' % (sum(self.norms) / len(self.norms)), '%.6f' % accuracy.top1 if accuracy else '',
+               '%.6f' % accuracy.top5 if accuracy else '', '%.2f' % self.speed())
+        text = 'epoch %d/%d done: mean loss %s' % (epoch, self.epochs, row[3])
+        if accuracy:
+            text += ', validation top-1 %.2f%% top-5 %.2f%%' % (100 * accuracy.top1, 100 * accuracy.top5)
+        self.print(text)
+        if self.metrics:
+            new = not os.path.exists(self.metrics)
+            with open(self.metrics, 'a', newline='') as file:
+                writer = csv.writer(file)
+                writer.writerows([COLUMNS, row] if new else [row])
+
+    def pause(self, seconds):
+        """Leave `seconds` spent on something else out of the speed."""
+        if self.clock is not None:
+            self.clock += seconds
+
+    def speed(self):
+        """Images per second over all processes since the first step."""
+        return self.done * self.images / max(time.time() - self.clock, 1e-9)
+
+    @staticmethod
+    def print(text):
+        """A line for the log, clear of the bar."""
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(text, flush=True)
+
+    def _read(self):
+        for loss, norm in self.waiting:
+            self.losses.append(float(loss.asnumpy()))
+            self.norms.append(float(norm.asnumpy()))
+        self.waiting = []
+
+
+def duration(seconds):
+    """93784 -> '1d 02:03:04'"""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return ('%dd ' % days if days else '') + '%02d:%02d:%02d' % (hours, minutes, seconds)
+
+
+def _terminal():
+    """The terminal to draw a bar on: stderr, or the descriptor a script that pipes our output kept open."""
+    if sys.stderr.isatty():
+        return sys.stderr
+    descriptor = os.environ.get('PROGRESS_FD', '')
+    if descriptor.isdigit() and os.isatty(int(descriptor)):
+        return os.fdopen(os.dup(int(descriptor)), 'w')
+    return None
