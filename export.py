@@ -4,6 +4,7 @@ The exported network takes (N, 3, H, W) float32, RGB in [-1, 1], and returns log
 and W are fixed. What was written is read back and compared with the live network.
 """
 import os
+import tempfile
 
 import numpy as np
 
@@ -43,24 +44,24 @@ def main(flags, checkpoint, config):
     logits = network(Tensor(images)).asnumpy()
 
     path = '%s.%s' % (flags.file_name, flags.file_format.lower())
-    unfinished = os.path.join(os.path.dirname(path), '.unfinished-' + os.path.basename(path))
+    folder = os.path.dirname(path) or '.'
     try:
-        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-        mindspore.export(network, Tensor(images), file_name=unfinished, file_format=flags.file_format)
-        if flags.file_format != 'AIR':
-            difference = float(np.abs(reload(unfinished, images) - logits).max())
-            print('largest difference from the live network: %.3g (logits up to %.3g)'
-                  % (difference, np.abs(logits).max()))
-            if not difference <= TOLERANCE:
-                raise UserError('%s differs from the network by %.3g, more than %g: it is not written'
-                                % (path, difference, TOLERANCE))
-        os.chmod(unfinished, 0o644)
-        os.replace(unfinished, path)
+        os.makedirs(folder, exist_ok=True)
+        # In a folder of its own until it is known to be right; MindSpore also makes the folder private.
+        with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=folder) as unfinished:
+            written = os.path.join(unfinished, os.path.basename(path))
+            mindspore.export(network, Tensor(images), file_name=written, file_format=flags.file_format)
+            if flags.file_format != 'AIR':
+                difference = float(np.abs(reload(written, images) - logits).max())
+                print('largest difference from the live network: %.3g (logits up to %.3g)'
+                      % (difference, np.abs(logits).max()))
+                if not difference <= TOLERANCE:
+                    raise UserError('%s differs from the network by %.3g, more than %g: it is not written'
+                                    % (path, difference, TOLERANCE))
+            os.chmod(written, 0o644)
+            os.replace(written, path)
     except OSError as error:
         raise UserError('%s cannot be written (%s): choose another --file_name' % (path, error.strerror or error))
-    finally:
-        if os.path.exists(unfinished):
-            os.remove(unfinished)
     print('exported: %s' % path)
 
 

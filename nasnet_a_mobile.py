@@ -48,6 +48,13 @@ def batch_norm(channels, decay):
     return nn.BatchNorm2d(channels, eps=BN_EPSILON, momentum=decay)
 
 
+class Identity(nn.Cell):
+    """The input itself; MindSpore 1.10's nn.Identity is an operator its ONNX exporter does not know."""
+
+    def construct(self, x):
+        return x
+
+
 class SeparableConv(nn.Cell):
     """ReLU, depthwise, pointwise, BN, twice; the stride is in the first depthwise convolution."""
 
@@ -99,7 +106,7 @@ class FactorizedReduction(nn.Cell):
 def operation(name, in_channels, filters, stride, decay):
     """The cell a name of a genotype stands for: sepK, avgK, maxK or none (identity)."""
     if name == 'none':
-        return nn.Identity()
+        return Identity()
     kind, kernel_size = name[:-1], int(name[-1])
     if kind == 'sep':
         return SeparableConv(in_channels, filters, kernel_size, stride, decay)
@@ -131,7 +138,7 @@ class Cell(nn.Cell):
         super().__init__()
         self.squeeze = Squeeze(channels, filters, decay)
         if previous_channels is None:
-            self.adjust = nn.Identity()
+            self.adjust = Identity()
         elif previous_stride == 2:
             self.adjust = FactorizedReduction(previous_channels, filters, decay)
         else:

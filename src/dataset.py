@@ -99,7 +99,8 @@ class ImageFolder:
             UserError: no file of the data set can be read (training).
         """
         order = epoch_order(self.config.random_seed, epoch, self.num_images) if self.training else None
-        ahead = AHEAD + self.config.work_nums // self.config.batch_size     # small batches must feed all threads
+        # Of small batches more, so that every thread has work.
+        ahead = AHEAD + self.config.work_nums // self.config.batch_size
         stop = threading.Event()
         pool = ThreadPoolExecutor(min(self.config.work_nums, os.cpu_count() or 1))
         pending = collections.deque()
@@ -191,7 +192,8 @@ class _Passes:
     """Iterator that can be run through once per epoch, as MindSpore's can."""
 
     def __init__(self, dataset, num_epochs, output_numpy, make_row):
-        self.dataset, self.left, self.output_numpy, self.make_row = dataset, num_epochs, output_numpy, make_row
+        self.dataset, self.left = dataset, num_epochs
+        self.output_numpy, self.make_row = output_numpy, make_row
         self.batches = None
 
     def __iter__(self):
@@ -246,8 +248,8 @@ def load_class_names(path):
         raise UserError('the class list %s cannot be read (%s): give the one that training wrote'
                         % (path, error.strerror))
     if names.pop() or not names or len(set(names)) < len(names) or '' in names:
-        raise UserError('%s is not a list of different class names, one a line: give the one that training wrote'
-                        % path)
+        raise UserError('%s is not a list of different class names, one a line: '
+                        'give the one that training wrote' % path)
     return names
 
 
@@ -263,9 +265,11 @@ def _finished(pending):
 def _scan(path):
     """({class: sorted file names}, number of other entries) of a data set."""
     if not os.path.exists(path):
-        raise UserError('the data set %s does not exist: give a folder with one folder of images per class' % path)
+        raise UserError('the data set %s does not exist: '
+                        'give a folder with one folder of images per class' % path)
     if not os.path.isdir(path):
-        raise UserError('the data set %s is a file: give a folder with one folder of images per class' % path)
+        raise UserError('the data set %s is a file: '
+                        'give a folder with one folder of images per class' % path)
     try:
         with os.scandir(path) as entries:
             entries = list(entries)
@@ -282,9 +286,11 @@ def _scan(path):
             folders[name] = sorted(files)
             ignored += seen - len(files)
     except OSError as error:
-        raise UserError('%s cannot be read (%s): allow this user to read it' % (error.filename, error.strerror))
+        raise UserError('%s cannot be read (%s): allow this user to read it'
+                        % (error.filename, error.strerror))
     if not folders:
-        raise UserError('the data set %s has no class folder: put the images into one folder per class' % path)
+        raise UserError('the data set %s has no class folder: '
+                        'put the images into one folder per class' % path)
     for name, files in folders.items():
         if not files:
             raise UserError('the class folder %s has no image (%s): add images or remove the folder'

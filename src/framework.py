@@ -12,7 +12,11 @@ import tempfile
 
 from src.errors import UserError
 
-os.environ.setdefault('GLOG_v', '3')     # errors only; must be set before MindSpore's C++ is loaded
+# Read when MindSpore's C++ is loaded, so set before.
+os.environ.setdefault('GLOG_v', '3')                       # errors only
+# CPU alone: from AVX-512 on, the oneDNN of MindSpore 2.10 runs most of these convolutions by its
+# reference code (`ONEDNN_VERBOSE=1` shows jit_uni_ncsp:conv+ref:any), ten times slower than its AVX2 code.
+os.environ.setdefault('ONEDNN_MAX_CPU_ISA', 'AVX2')
 
 
 def _preload_cuda_wheels():

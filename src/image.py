@@ -83,7 +83,8 @@ def random_resized_crop(image, size, draws, min_area):
     """
     draws = draws.tolist()
     top, left, height, width = crop_box(image.shape[0], image.shape[1], draws, min_area)
-    result = cv2.resize(image[top:top + height, left:left + width], (size, size), interpolation=cv2.INTER_LINEAR)
+    part = image[top:top + height, left:left + width]
+    result = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
     return cv2.flip(result, 1) if draws[-1] < 0.5 else result
 
 

@@ -65,6 +65,8 @@ class EvalStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.network = network
         self.preprocess = Preprocess()
+        self.has_auxiliary = network.auxiliary_head is not None
 
     def construct(self, images):
-        return self.network(self.preprocess(images))
+        outputs = self.network(self.preprocess(images))
+        return outputs[0] if self.has_auxiliary else outputs
