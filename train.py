@@ -71,8 +71,8 @@ def train(flags, config):
                  {'epoch': epoch + 1, 'step': (epoch + 1) * steps, 'config': vars(config)})
             prune(config.ckpt_path, config.rank, config.keep_checkpoint_max)
         accuracy = validation and evaluate(eval_step, validation)
-        monitor.end_epoch(epoch + 1, rate, accuracy)
         monitor.pause(time.time() - paused)
+        monitor.end_epoch(epoch + 1, rate, accuracy)
     return path
 
 

@@ -14,7 +14,7 @@ from collections import namedtuple
 import numpy as np
 
 from src.errors import UserError
-from src.framework import Tensor, mindspore
+from src.framework import Tensor, mindspore, without_chatter
 
 Checkpoint = namedtuple('Checkpoint', 'path arrays meta')
 _STATE = ('mean_square.', 'moment.')
@@ -72,7 +72,8 @@ def load(path):
     if not path.endswith('.ckpt'):
         raise UserError('%s does not end in .ckpt: give the path of a MindSpore checkpoint' % path)
     try:
-        parameters = mindspore.load_checkpoint(path)
+        with without_chatter():
+            parameters = mindspore.load_checkpoint(path)
         arrays = {name: parameter.asnumpy() for name, parameter in parameters.items()}
     except (ValueError, RuntimeError, TypeError, OSError) as error:
         raise UserError('%s is not a MindSpore checkpoint or is damaged (%s): use another one'

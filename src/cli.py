@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         flags, unknown = self.parse_known_args(argv)
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split('=')[0], known, 1, 0.5)
+            near = difflib.get_close_matches(unknown[0].split('=')[0], known, 1, 0.7)
             self.error('unknown argument %s%s' % (unknown[0], ': did you mean %s?' % near[0] if near else
                                                   ', see --help'))
         flags = vars(flags)
@@ -69,7 +69,7 @@ def make_config(*layers):
     for layer in layers:
         for key, value in layer.items():
             if key not in values:
-                near = difflib.get_close_matches(key, values, 1, 0.5)
+                near = difflib.get_close_matches(key, values, 1, 0.7)
                 raise UserError('unknown configuration key %s%s'
                                 % (key, ': did you mean %s?' % near[0] if near else ''))
             values[key] = _checked(key, value)

@@ -210,7 +210,7 @@ class _Passes:
             valid = batch.valid > 0
             row = [batch.images[valid], batch.labels[valid]]
             if not self.output_numpy:
-                from mindspore import Tensor    # the rest of this file works without MindSpore
+                from src.framework import Tensor    # the rest of this file works without MindSpore
                 row = [Tensor(array) for array in row]
             return self.make_row(row)
         self.batches = None

@@ -8,7 +8,7 @@ import glob
 import os
 import sys
 import sysconfig
-import tempfile
+from contextlib import contextmanager
 
 from src.errors import UserError
 
@@ -43,23 +43,31 @@ def _preload_cuda_wheels():
         waiting = failed
 
 
-def _import_mindspore():
-    """Import MindSpore; its chatter about an absent driver is dropped, a failure becomes a sentence."""
+@contextmanager
+def without_chatter():
+    """Drop what the framework writes to stderr meanwhile; the exception it raises says it again."""
     sys.stderr.flush()
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 2)
-        try:
-            import mindspore
-            return mindspore
-        except ImportError as error:
-            raise UserError('MindSpore cannot be imported (%s): install requirements.txt with Python 3.10-3.12 '
-                            '(mindspore 2) or 3.7-3.9 (mindspore-gpu 1.10 and CUDA 11), this is Python %d.%d'
-                            % ((error,) + sys.version_info[:2]))
-        finally:
-            sys.stderr.flush()
-            os.dup2(terminal, 2)
-            os.close(terminal)
+    with open(os.devnull, 'wb') as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+def _import_mindspore():
+    """Import MindSpore: silent about an absent driver, a failure becomes a sentence."""
+    try:
+        with without_chatter():
+            import mindspore as imported
+        return imported
+    except ImportError as error:
+        raise UserError('MindSpore cannot be imported (%s): install requirements.txt with Python 3.10-3.12 '
+                        '(mindspore 2) or 3.7-3.9 (mindspore-gpu 1.10 and CUDA 11), this is Python %d.%d'
+                        % ((error,) + sys.version_info[:2]))
 
 
 _preload_cuda_wheels()

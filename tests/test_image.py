@@ -37,8 +37,9 @@ def test_a_jpeg_has_the_pixels_pillow_gives():
     np.testing.assert_array_equal(image, np.asarray(Image.open(io.BytesIO(JPEG))))
 
 
-@pytest.mark.parametrize('kind, options', [('PNG', {}), ('BMP', {}), ('TIFF', {}),
-                                           ('TIFF', {'compression': 'tiff_lzw'}), ('WEBP', {'lossless': True})])
+@pytest.mark.parametrize('kind, options', [
+    ('PNG', {}), ('BMP', {}), ('TIFF', {}), ('TIFF', {'compression': 'tiff_lzw'}),
+    ('WEBP', {'lossless': True})])
 def test_lossless_formats_give_the_picture(kind, options):
     np.testing.assert_array_equal(decode(encode(picture(), kind, **options)), picture())
 
@@ -136,7 +137,7 @@ UNREADABLE = {
     'bmp: half': (lambda bmp: bmp[:len(bmp) // 2], 'truncated or corrupt BMP'),
     'tiff: half': (lambda tiff: tiff[:len(tiff) // 2], 'TIFF'),
     'huge': (HUGE, '10000 x 10000 pixels, more than %d' % MAX_PIXELS),
-    'tiff: numbers': (encode(Image.fromarray(np.ones((5, 5), np.float32)), 'TIFF'), 'TIFF with 32-bit pixels'),
+    'tiff: numbers': (encode(np.ones((5, 5), np.float32), 'TIFF'), 'TIFF with 32-bit pixels'),
 }
 
 
@@ -165,7 +166,7 @@ def test_a_ribbon_costs_no_more_than_its_middle():
     assert (resize_centre_crop(ribbon, 64) == 255).all()
 
 
-@pytest.mark.parametrize('shape', [(375, 500), (500, 375), (333, 500), (224, 224), (100, 37), (257, 256), (80, 90)])
+@pytest.mark.parametrize('shape', [(375, 500), (500, 375), (333, 500), (224, 224), (100, 37), (257, 256)])
 @pytest.mark.parametrize('size', [72, 224, 299])
 def test_evaluation_shows_what_resize_and_centre_crop_of_a_pillow_image_show(shape, size):
     image = picture(*shape)
@@ -214,7 +215,7 @@ def test_when_no_attempt_fits_the_centre_is_taken(shape, box):
 def test_half_of_the_crops_are_mirrored_and_nothing_else_changes():
     image = picture()
     draws = np.random.RandomState(0).uniform(size=CROP_DRAWS)
-    results = [random_resized_crop(image, 32, np.append(draws[:-1], mirror), 0.08) for mirror in (0.4999, 0.5)]
+    results = [random_resized_crop(image, 32, np.append(draws[:-1], mirror), 0.08) for mirror in (0.499, 0.5)]
     np.testing.assert_array_equal(results[0], results[1][:, ::-1])
     assert not np.array_equal(*results)
 

@@ -1,0 +1,156 @@
+"""train.py, eval.py and export.py as a user runs them, on real JPEGs, with the small network."""
+import csv
+import os
+import re
+import stat
+
+import numpy as np
+import pytest
+
+from src import checkpoint
+from src.framework import mindspore
+from tests.conftest import SMALL_FLAGS, run
+
+
+@pytest.fixture(scope='module')
+def trained(image_folder, tmp_path_factory):
+    """(folder, finished process) of a run of three epochs of four steps."""
+    folder = tmp_path_factory.mktemp('run')
+    return folder, run('train.py', '--dataset_path', image_folder / 'train', '--eval_dataset_path',
+                       image_folder / 'val', '--epoch_size', 3, '--keep_checkpoint_max', 2,
+                       '--ckpt_path', folder / 'checkpoint', *SMALL_FLAGS)
+
+
+def test_training_leaves_checkpoints_metrics_and_class_list(trained):
+    folder, process = trained
+    assert process.returncode == 0, process.stderr
+    last = folder / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt'
+    assert process.stdout.strip().split('\n')[-1] == 'last checkpoint: %s' % last
+    assert sorted(os.listdir(str(folder / 'checkpoint'))) == [
+        'classes.txt', 'metrics.csv', 'nasnet-a-mobile-rank0-2_4.ckpt', 'nasnet-a-mobile-rank0-3_4.ckpt']
+    assert (folder / 'checkpoint' / 'classes.txt').read_text().split('\n')[:4] == ['class %d' % i for i in range(4)]
+    with open(str(folder / 'checkpoint' / 'metrics.csv')) as file:
+        rows = list(csv.DictReader(file))
+    assert [(row['epoch'], row['step']) for row in rows] == [('1', '4'), ('2', '8'), ('3', '12')]
+    # 2.4 epochs of 4 steps are 9.6 steps: the last step of epoch 3 is on the second stair.
+    assert [float(row['learning_rate']) for row in rows] == pytest.approx([0.04, 0.04, 0.04 * 0.97])
+    for row in rows:
+        assert 0 <= float(row['top1']) <= float(row['top5']) == 1 and float(row['loss']) > 0
+        assert float(row['images_per_second']) > 0 and float(row['gradient_norm']) > 0
+
+
+def test_training_log_is_plain_lines(trained):
+    _, process = trained
+    lines = [line for line in process.stdout.split('\n') if ' step ' in line]
+    assert len(lines) == 6
+    for line in lines:
+        assert re.match(r'epoch \d/3 step [24]/4 loss \d+\.\d+ lr 0\.0\d+ \d+\.\d img/s ETA \d\d:\d\d:\d\d$', line)
+    assert '\r' not in process.stdout and process.stderr == ''
+
+
+def test_training_state_and_auxiliary_head_are_in_the_checkpoint(trained):
+    loaded = checkpoint.load(str(trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt'))
+    assert loaded.meta['epoch'] == 3 and loaded.meta['step'] == 12
+    assert loaded.meta['config']['bn_decay'] == 0.9
+    for name in ('auxiliary_head.full.weight', 'auxiliary_head.classifier.bias'):
+        assert np.abs(loaded.arrays['moment.' + name]).max() > 0
+        assert np.abs(loaded.arrays['mean_square.' + name] - 1).max() > 0
+
+
+def test_a_folder_with_checkpoints_is_not_overwritten(trained, image_folder):
+    folder = trained[0] / 'checkpoint'
+    before = {name: (folder / name).read_bytes() for name in os.listdir(str(folder))}
+    process = run('train.py', '--dataset_path', image_folder / 'train', '--ckpt_path', folder, *SMALL_FLAGS)
+    assert process.returncode == 1 and 'of an earlier run' in process.stderr
+    assert {name: (folder / name).read_bytes() for name in os.listdir(str(folder))} == before
+
+
+def test_same_command_same_bits(trained, image_folder, tmp_path):
+    process = run('train.py', '--dataset_path', image_folder / 'train', '--epoch_size', 2, '--work_nums', 1,
+                  '--ckpt_path', tmp_path, *SMALL_FLAGS)
+    assert process.returncode == 0, process.stderr
+    name = 'nasnet-a-mobile-rank0-2_4.ckpt'
+    first, second = (checkpoint.load(str(folder / name)).arrays for folder in (trained[0] / 'checkpoint', tmp_path))
+    assert first.keys() == second.keys()
+    assert [key for key in first if not np.array_equal(first[key], second[key])] == []
+
+
+def test_eval_counts_every_image_once(trained, image_folder):
+    process = run('eval.py', '--platform', 'CPU', '--dataset_path', image_folder / 'val', '--batch_size', 8,
+                  '--checkpoint', trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt')
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.split('\n')
+    top1 = float(re.match(r'acc=(\d+\.\d+)%\(TOP1\)$', lines[0]).group(1))
+    assert re.match(r'acc=100\.00%\(TOP5\)$', lines[1])
+    assert lines[2].startswith('20 images, 0 unreadable and left out') and 'img/s' in lines[2]
+    with open(str(trained[0] / 'checkpoint' / 'metrics.csv')) as file:
+        assert 100 * float(list(csv.DictReader(file))[-1]['top1']) == pytest.approx(top1)
+
+
+@pytest.mark.parametrize('file_format,batch_size', [('MINDIR', 1), ('ONNX', 3)])
+def test_export_agrees_with_the_network(trained, tmp_path, file_format, batch_size):
+    process = run('export.py', '--platform', 'CPU', '--file_format', file_format, '--batch_size', batch_size,
+                  '--ckpt_file', trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt',
+                  '--file_name', tmp_path / 'out' / 'network')
+    assert process.returncode == 0, process.stderr
+    path = tmp_path / 'out' / ('network.' + file_format.lower())
+    assert process.stdout.strip().endswith('exported: %s' % path)
+    assert float(re.search(r'difference from the live network: (\S+)', process.stdout).group(1)) <= 1e-4
+    assert os.listdir(str(tmp_path / 'out')) == [path.name]
+    assert stat.S_IMODE(os.stat(str(path)).st_mode) == 0o644
+    assert stat.S_IMODE(os.stat(str(tmp_path / 'out')).st_mode) & 0o055 == 0o055
+    assert batch_size == exported_batch_size(str(path))
+
+
+def exported_batch_size(path):
+    """The first dimension the exported network takes."""
+    if path.endswith('.onnx'):
+        import onnxruntime
+        return onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider']).get_inputs()[0].shape[0]
+    network = mindspore.nn.GraphCell(mindspore.load(path))
+    for size in (1, 2):
+        try:
+            return network(mindspore.Tensor(np.zeros((size, 3, 72, 72), np.float32))).shape[0]
+        except (RuntimeError, ValueError, TypeError):
+            continue
+    return None
+
+
+def test_mistakes_are_one_sentence(trained, image_folder, tmp_path):
+    last = trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt'
+    text = tmp_path / 'text.ckpt'
+    text.write_text('not a checkpoint')
+    val, cpu = image_folder / 'val', ('--platform', 'CPU')
+    train_small = ('train.py', '--ckpt_path', tmp_path / 'new') + tuple(SMALL_FLAGS)
+    for command, culprit in [
+            (train_small + ('--dataset_path', tmp_path / 'absent'), 'absent'),
+            (train_small + ('--dataset_path', text), 'text.ckpt'),
+            (train_small + ('--dataset_path', image_folder / 'train', '--num_classes', 3), '--num_classes 4'),
+            (train_small + ('--dataset_path', image_folder / 'train', '--batch_size', 33), '--batch_size'),
+            (('eval.py', '--dataset_path', val, '--checkpoint', tmp_path / 'a.ckpt') + cpu, 'a.ckpt'),
+            (('eval.py', '--dataset_path', val, '--checkpoint', tmp_path) + cpu, str(tmp_path)),
+            (('eval.py', '--dataset_path', val, '--checkpoint', text) + cpu, 'text.ckpt'),
+            (('eval.py', '--dataset_path', val, '--checkpoint', last, '--num_classes', 5) + cpu, 'classifier.'),
+            (('eval.py', '--dataset_path', val, '--checkpoint', last, '--cells_per_stage', 2) + cpu, 'lacks cell_'),
+            (('export.py', '--ckpt_file', last, '--file_format', 'AIR', '--file_name', tmp_path / 'x') + cpu,
+             'Ascend'),
+            (('eval.py', '--dataset_path', val, '--checkpoint', last), '--platform CPU'),
+            (('train.py', '--dataset_path', val, '--num_classes', 4), '--platform CPU')]:
+        if culprit == '--platform CPU' and gpu_present():
+            continue
+        process = run(*command)
+        assert process.returncode == 1, (command, process.stdout)
+        assert process.stderr.startswith('error: ') and process.stderr.count('\n') == 1, process.stderr
+        assert culprit in process.stderr and process.stdout == ''
+    assert os.listdir(str(tmp_path)) == ['text.ckpt']
+
+
+def gpu_present():
+    """Whether the machine has an NVIDIA driver, where these commands are no mistake."""
+    return os.path.exists('/proc/driver/nvidia/version')
+
+
+def test_help_names_every_flag():
+    for program in ('train.py', 'eval.py', 'export.py'):
+        process = run(program, '--help')
+        assert process.returncode == 0 and '--batch_size' in process.stdout and '--platform' in process.stdout

@@ -1,0 +1,71 @@
+"""The configuration: the keys and defaults users rely on, and the answers to mistakes."""
+import pytest
+
+import train
+from src.cli import make_config
+from src.config import nasnet_a_mobile_config_gpu, presets, ranges
+from src.errors import UserError
+
+PROMISED = {
+    'random_seed': 1, 'rank': 0, 'group_size': 1, 'work_nums': 8, 'epoch_size': 500, 'keep_checkpoint_max': 100,
+    'ckpt_path': './checkpoint/', 'is_save_on_master': 1, 'batch_size': 32, 'num_classes': 1000,
+    'label_smooth_factor': 0.1, 'aux_factor': 0.4, 'lr_init': 0.04, 'lr_decay_rate': 0.97,
+    'num_epoch_per_decay': 2.4, 'weight_decay': 0.00004, 'momentum': 0.9, 'opt_eps': 1.0, 'rmsprop_decay': 0.9,
+    'loss_scale': 1, 'image_size': 224, 'bn_decay': 0.9997, 'dropout_keep_prob': 0.5, 'clip_norm': 10.0}
+
+
+def test_defaults_are_the_recipe():
+    assert {key: nasnet_a_mobile_config_gpu.get(key) for key in PROMISED} == PROMISED
+
+
+@pytest.mark.parametrize('name', sorted(presets))
+def test_every_preset_is_valid(name):
+    assert vars(make_config(presets[name])).keys() == nasnet_a_mobile_config_gpu.keys()
+
+
+def test_every_number_has_a_range_that_holds_its_default():
+    for key, default in nasnet_a_mobile_config_gpu.items():
+        if not isinstance(default, str):
+            low, high = ranges[key]
+            assert low <= default and (high is None or default <= high)
+    assert set(ranges) <= set(nasnet_a_mobile_config_gpu)
+
+
+def test_command_line_overrides_preset_overrides_default():
+    flags, config = train.parse('--dataset_path d --preset demo --batch_size 64 --lr_init 1'.split())
+    assert flags.preset == 'demo' and flags.platform == 'GPU' and not flags.is_distributed
+    assert (config.batch_size, config.num_classes, config.momentum) == (64, presets['demo']['num_classes'], 0.9)
+    assert config.lr_init == 1.0 and isinstance(config.lr_init, float)
+
+
+@pytest.mark.parametrize('flags,sentence', [
+    ('--batchsize 3', 'unknown argument --batchsize: did you mean --batch_size?'),
+    ('--batch_size x', "argument --batch_size: invalid int value: 'x'"),
+    ('--batch_size 2.5', "argument --batch_size: invalid int value: '2.5'"),
+    ('--platform TPU', "argument --platform: invalid choice: 'TPU'"),
+    ('--preset dmo', "argument --preset: invalid choice: 'dmo'"),
+    ('--is_distributed maybe', 'argument --is_distributed: must be True or False, got maybe'),
+    ('--device_id -1', 'argument --device_id: must be 0 or more, got -1'),
+    ('--frobnicate', 'unknown argument --frobnicate, see --help')])
+def test_wrong_flags_are_one_sentence_and_status_2(capsys, flags, sentence):
+    with pytest.raises(SystemExit) as stopped:
+        train.parse(['--dataset_path', 'd'] + flags.split())
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert sentence in message and message.count('\n') == 1
+
+
+@pytest.mark.parametrize('values,sentence', [
+    ({'batch_sise': 1}, 'unknown configuration key batch_sise: did you mean batch_size?'),
+    ({'batch_size': -1}, 'batch_size must be 1 or more, got -1'),
+    ({'batch_size': '8'}, "batch_size must be a whole number, got '8'"),
+    ({'epoch_size': 0}, 'epoch_size must be 1 or more, got 0'),
+    ({'label_smooth_factor': 1.5}, 'label_smooth_factor must be from 0 to 1, got 1.5'),
+    ({'lr_init': float('nan')}, 'lr_init must be a number, got nan'),
+    ({'penultimate_filters': 100}, 'penultimate_filters must be a multiple of 96, got 100'),
+    ({'image_size': 64}, 'the auxiliary head needs image_size 67 or more, got 64'),
+    ({'rank': 2, 'group_size': 2}, 'rank 2 is not below group_size 2')])
+def test_wrong_values_are_one_sentence(values, sentence):
+    with pytest.raises(UserError, match='^error: ') as stopped:
+        make_config(values)
+    assert sentence in str(stopped.value)
