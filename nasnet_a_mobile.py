@@ -269,15 +269,18 @@ def initialize(network, seed):
 
     TF-Slim's nasnet arg scope uses variance_scaling_initializer(mode='FAN_OUT'): standard deviation
     sqrt(1.3 * 2 / fan_out) cut at two deviations, fan_out = kernel height x width x output channels
-    (1 for a depthwise kernel). Each tensor is a function of (seed, its name) alone, so every rank,
+    (1 for a depthwise kernel). A classifier of fewer than ImageNet's 1000 classes starts as one of 1000
+    would: by the rule alone 8 classes would start with logits of size 10. Each tensor is a function of (seed, its name) alone, so every rank,
     backend and framework version starts from the same bits.
     """
     for parameter in network.get_parameters():
         shape = parameter.shape
         if not parameter.name.endswith('weight'):
             continue
-        depthwise = len(shape) == 4 and shape[1] == 1
-        fan_out = int(np.prod(shape[2:])) * (1 if depthwise else shape[0])
+        if len(shape) == 2:
+            fan_out = max(shape[0], 1000)
+        else:
+            fan_out = shape[2] * shape[3] * (1 if 'depthwise' in parameter.name else shape[0])
         draw = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(parameter.name.encode())]))
         values = draw.standard_normal(shape)
         while np.any(np.abs(values) > 2):

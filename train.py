@@ -49,8 +49,9 @@ def train(flags, config):
     steps = dataset.get_dataset_size()
     monitor = Monitor(config.ckpt_path if config.rank == 0 else None, config.epoch_size, steps,
                       config.batch_size * config.group_size, config.log_steps)
-    print('training on %s: %d images, %d classes, %d epochs of %d steps'
-          % (flags.platform, dataset.num_images, len(dataset.class_names), config.epoch_size, steps), flush=True)
+    monitor.print('training on %s: %d images in %d classes (%d other files ignored), %d epochs of %d steps'
+                  % (flags.platform, dataset.num_images, len(dataset.class_names), dataset.ignored_files,
+                     config.epoch_size, steps))
 
     path = None
     for epoch in range(config.epoch_size):

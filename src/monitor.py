@@ -13,7 +13,7 @@ class Monitor:
     """Follows the steps of a run; `step` takes device tensors and reads them only when a line is due.
 
     Args:
-        folder: where metrics.csv goes; None: no file (ranks other than 0).
+        folder: where metrics.csv goes; None: silent, without a file (ranks other than 0).
         epochs: epochs of the whole run.
         steps: steps per epoch.
         images: images per step, over all processes.
@@ -22,6 +22,7 @@ class Monitor:
 
     def __init__(self, folder, epochs, steps, images, log_steps):
         self.metrics = folder and os.path.join(folder, 'metrics.csv')
+        self.terminal = _terminal() if folder else None
         self.epochs, self.steps, self.images, self.log_steps = epochs, steps, images, log_steps
         self.waiting = []                # (loss, norm) tensors since the last line
         self.losses, self.norms = [], []
@@ -32,9 +33,8 @@ class Monitor:
     def begin_epoch(self, epoch):
         """Epoch `epoch`, from 1, starts."""
         self.losses, self.norms = [], []
-        terminal = _terminal()
-        self.bar = tqdm(total=self.steps, desc='epoch %d/%d' % (epoch, self.epochs), unit='step', file=terminal,
-                        disable=terminal is None, leave=False, dynamic_ncols=True)
+        self.bar = tqdm(total=self.steps, desc='epoch %d/%d' % (epoch, self.epochs), unit='step', leave=False,
+                        file=self.terminal, disable=self.terminal is None, dynamic_ncols=True)
 
     def step(self, epoch, step, loss, norm, learning_rate):
         """Step `step`, from 1, of epoch `epoch` has been launched."""
@@ -78,11 +78,11 @@ class Monitor:
         """Images per second over all processes since the first step."""
         return self.done * self.images / max(time.time() - self.clock, 1e-9)
 
-    @staticmethod
-    def print(text):
+    def print(self, text):
         """A line for the log, clear of the bar."""
-        with tqdm.external_write_mode(file=sys.stdout):
-            print(text, flush=True)
+        if self.metrics:
+            with tqdm.external_write_mode(file=sys.stdout):
+                print(text, flush=True)
 
     def _read(self):
         for loss, norm in self.waiting:

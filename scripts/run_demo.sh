@@ -1,0 +1,27 @@
+#!/bin/sh
+# From nothing to an exported network in minutes: environment, images, training, evaluation, export.
+# Everything it makes is in demo/ and .venv/; PLATFORM defaults to CPU here.
+PLATFORM=${PLATFORM:-CPU}
+export PLATFORM
+# shellcheck source=scripts/common.sh
+. "$(dirname -- "$0")/common.sh"
+make_environment requirements.txt
+data=$ROOT/demo/data
+run=$ROOT/demo/run-$(date +%Y%m%d-%H%M%S)
+set -e
+if [ ! -d "$data" ]; then
+    mkdir -p "$ROOT/demo"
+    rm -rf "$data.unfinished"
+    "$RUN_PYTHON" "$ROOT/tools/make_demo_dataset.py" "$data.unfinished"
+    mv "$data.unfinished" "$data"
+fi
+sh "$ROOT/scripts/run_standalone_train_for_gpu.sh" 0 "$data/train" --eval_dataset_path "$data/val" \
+    --preset demo --ckpt_path "$run" "$@"
+checkpoint=$(find "$run" -name '*.ckpt' | sort -V | tail -n 1)
+sh "$ROOT/scripts/run_eval_for_gpu.sh" 0 "$data/val" "$checkpoint"
+for format in MINDIR ONNX; do
+    "$RUN_PYTHON" "$ROOT/export.py" --platform "$PLATFORM" --ckpt_file "$checkpoint" --file_format "$format" \
+        --file_name "$run/nasnet-a-mobile"
+done
+echo "images: $data"
+echo "checkpoints, metrics.csv, classes.txt, exported network: $run"

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Evaluate a checkpoint on one device; the log is scripts/eval.log.
+# shellcheck source=scripts/common.sh
+. "$(dirname -- "$0")/common.sh"
+if [ $# -lt 3 ]; then
+    echo "usage: sh $0 DEVICE_ID DATA_DIR PATH_CHECKPOINT [eval.py flags...]" >&2
+    exit 2
+fi
+check_device_id "$1"
+device_id=$1 data_dir=$2 checkpoint=$3
+shift 3
+[ -d "$data_dir" ] || fail "DATA_DIR $data_dir is not a folder"
+[ -f "$checkpoint" ] || fail "PATH_CHECKPOINT $checkpoint is not a file"
+choose_environment
+run_logged "$ROOT/scripts/eval.log" "$RUN_PYTHON" "$ROOT/eval.py" --platform "$PLATFORM" \
+    --device_id "$device_id" --dataset_path "$data_dir" --checkpoint "$checkpoint" "$@"

@@ -1,0 +1,123 @@
+"""Write a small data set of procedural JPEGs: python tools/make_demo_dataset.py DIR [--train N] [--val N].
+
+DIR/train/CLASS/*.JPEG and DIR/val/CLASS/*.JPEG hold patterns that neither a mirror, a crop nor a change
+of colour turns into another class. Sizes, aspect ratios, colours, scale, noise, blur and JPEG quality vary.
+"""
+import argparse
+import os
+import sys
+import zlib
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from src.errors import UserError  # noqa: E402  pylint: disable=wrong-import-position
+
+
+def stripes(random, x, y, angle):
+    """Parallel stripes; x, y are coordinates with one period per unit."""
+    return np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle) + random.rand())) > random.uniform(-0.4, 0.4)
+
+
+def checkerboard(random, x, y):
+    """Squares of alternating colour."""
+    return (np.floor(2 * (x + random.rand())) + np.floor(2 * (y + random.rand()))) % 2 > 0
+
+
+def scattered(random, x, y, inside):
+    """One figure per unit cell, slightly displaced and scaled; `inside` takes offsets from its centre."""
+    column, row = np.floor(x).astype(int), np.floor(y).astype(int)
+    shift = random.uniform(-0.12, 0.12, (2, row.max() + 1, column.max() + 1))
+    scale = random.uniform(0.8, 1.1, shift.shape[1:])[row, column]
+    return inside((x - column - 0.5 - shift[0][row, column]) / scale, (y - row - 0.5 - shift[1][row, column]) / scale)
+
+
+def dots(random, x, y):
+    """Filled discs."""
+    return scattered(random, x, y, lambda u, v: np.hypot(u, v) < 0.3)
+
+
+def rings(random, x, y):
+    """Circles with a hole."""
+    return scattered(random, x, y, lambda u, v: abs(np.hypot(u, v) - 0.28) < 0.1)
+
+
+def crosses(random, x, y):
+    """Upright crosses."""
+    return scattered(random, x, y, lambda u, v: (np.minimum(abs(u), abs(v)) < 0.1) & (np.maximum(abs(u), abs(v)) < 0.4))
+
+
+def speckle(random, x, y):
+    """White noise in small grains."""
+    grains = random.rand(int(y.max() * 5) + 2, int(x.max() * 5) + 2) > random.uniform(0.4, 0.6)
+    return grains[(y * 5).astype(int), (x * 5).astype(int)]
+
+
+PATTERNS = {
+    'checkerboard': checkerboard,
+    'crosses': crosses,
+    'diagonal_stripes': lambda random, x, y: stripes(
+        random, x, y, random.choice([-1, 1]) * (np.pi / 4 + random.uniform(-0.15, 0.15))),
+    'dots': dots,
+    'horizontal_stripes': lambda random, x, y: stripes(random, x, y, np.pi / 2 + random.uniform(-0.1, 0.1)),
+    'rings': rings,
+    'speckle': speckle,
+    'vertical_stripes': lambda random, x, y: stripes(random, x, y, random.uniform(-0.1, 0.1)),
+}
+
+
+def draw(name, random):
+    """One image of class `name` -> PIL RGB image."""
+    height, width = random.randint(100, 321, 2)
+    height, width = max(height, width // 2), max(width, height // 2)
+    period = min(height, width) / random.uniform(3.5, 5.5)
+    y, x = np.mgrid[:height, :width] / period
+    pattern = PATTERNS[name](random, x, y)
+    while True:                          # two colours that differ in brightness, whatever their hue
+        colors = random.uniform(0, 255, (2, 3))
+        if abs(colors[0].mean() - colors[1].mean()) > 70:
+            break
+    pixels = np.where(pattern[:, :, None], colors[0], colors[1])
+    pixels = pixels + random.normal(0, random.uniform(0, 14), pixels.shape)
+    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    return image.filter(ImageFilter.GaussianBlur(random.uniform(0, period / 25)))
+
+
+def make(folder, train, val, seed):
+    """Write the data set; the same arguments give the same pixels.
+
+    Raises:
+        UserError: `folder` exists and is not empty, or cannot be written.
+    """
+    try:
+        if os.path.exists(folder) and os.listdir(folder):
+            raise UserError('%s is not empty: choose a new folder' % folder)
+        for split, count in (('train', train), ('val', val)):
+            for name in PATTERNS:
+                target = os.path.join(folder, split, name)
+                os.makedirs(target)
+                for number in range(count):
+                    key = '%d/%s/%s/%d' % (seed, split, name, number)
+                    random = np.random.RandomState(zlib.crc32(key.encode()))
+                    draw(name, random).save(os.path.join(target, '%s_%04d.JPEG' % (name, number)),
+                                            quality=int(random.randint(70, 96)))
+    except OSError as error:
+        raise UserError('%s cannot be written (%s): choose another folder' % (folder, error.strerror))
+
+
+def main():
+    """Flags to `make`."""
+    parser = argparse.ArgumentParser(description='Write a small data set of procedural JPEGs in 8 classes.')
+    parser.add_argument('folder', metavar='DIR', help='new folder for train/ and val/')
+    parser.add_argument('--train', type=int, default=80, metavar='N', help='training images per class')
+    parser.add_argument('--val', type=int, default=25, metavar='N', help='validation images per class')
+    parser.add_argument('--seed', type=int, default=1, metavar='N')
+    flags = parser.parse_args()
+    make(flags.folder, flags.train, flags.val, flags.seed)
+    print('%s: %d training and %d validation images in %d classes'
+          % (flags.folder, flags.train * len(PATTERNS), flags.val * len(PATTERNS), len(PATTERNS)))
+
+
+if __name__ == '__main__':
+    main()
