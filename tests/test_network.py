@@ -1,0 +1,235 @@
+"""The network is the published one: counts, names, shapes, and the outputs of an independent implementation."""
+import os
+
+import numpy as np
+import pytest
+
+import nasnet_a_mobile
+from nasnet_a_mobile import Cell, Genotype, NASNetAMobile, initialize
+from src.framework import Tensor, mindspore, nn, ops
+from tests.conftest import SMALL
+from tests.golden import draw
+
+REFERENCE = np.load(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'golden', 'reference.npz'))
+BOUND = 5e-5                # of logits of size 3: float32 against the reference's float64
+FIRST_CLASSIFIER_WEIGHTS = [-0.08786648511886597, 0.03573146462440491, 0.01715840958058834]
+GRADIENT_BOUND = 2e-3       # of a parameter's gradient norm; PyTorch's own float32 is up to 2e-4 off
+
+
+def drawn(variant):
+    """The network of a variant with the drawn weights."""
+    network = NASNetAMobile(**draw.VARIANTS[variant][0])
+    for parameter in network.get_parameters():
+        parameter.set_data(Tensor(draw.parameter(parameter.name, parameter.shape)))
+    return network
+
+
+def logit_error(network, variant):
+    """Largest difference of the logits in evaluation mode from the reference."""
+    network.set_train(False)
+    error = np.abs(network(Tensor(draw.images(variant))).asnumpy() - REFERENCE[variant + '/logits']).max()
+    print('%s: logits differ by %.2g' % (variant, error))
+    return error
+
+
+def gradient_errors(network):
+    """{name: error of its gradient's norm and projections, relative to the norm} in training mode."""
+    network.set_train(True)
+    weights = Tensor(draw.weights_of_logits('narrow'))
+
+    def scalar(images):
+        return (network(images) * weights).sum()
+    _, values = ops.value_and_grad(scalar, None, network.trainable_params())(Tensor(draw.images('narrow')))
+    floor = 1e-2 * np.median([REFERENCE[name][0] for name in REFERENCE.files if name.startswith('gradient/')])
+    errors = {}
+    for parameter, value in zip(network.trainable_params(), values):
+        expected = REFERENCE['gradient/' + parameter.name]
+        found = draw.projections(parameter.name, value.asnumpy())
+        errors[parameter.name] = np.abs(found - expected).max() / (expected[0] + floor)
+    return errors
+
+
+def test_parameter_counts_and_names():
+    network = NASNetAMobile()
+    assert sum(p.size for p in network.trainable_params()) == 5289978
+    assert sum(p.size for p in NASNetAMobile(auxiliary_size=224).trainable_params()) == 7701218
+    names = {p.name for p in network.trainable_params()}
+    assert names == {name[len('gradient/'):] for name in REFERENCE.files if name.startswith('gradient/')}
+    assert {'cell_3.block_0.left.depthwise_1.weight', 'stem_1.adjust.path_2.weight', 'cell_11.squeeze.bn.gamma',
+            'reduction_1.block_4.left.pointwise_2.weight', 'classifier.bias'} < names
+
+
+@pytest.mark.parametrize('variant', ['narrow', 'full'])
+def test_logits_are_the_references(mode, variant):
+    assert logit_error(drawn(variant), variant) <= BOUND
+
+
+def test_every_cells_output_is_the_references(mode):
+    variant = 'narrow' if mode == 'graph' else 'full'
+    network = drawn(variant)
+    network.set_train(False)
+    previous = current = network.stem_bn(network.stem_conv(Tensor(draw.images(variant))))
+    for name, cell in zip(network.cell_names, network.chain):
+        previous, current = current, cell(current, previous)
+        key = '%s/%s' % (variant, name)
+        error = np.abs(draw.samples(name, current.asnumpy()) - REFERENCE[key]).max()
+        assert error <= 1e-5 * REFERENCE[key + '/size'], name
+
+
+def test_gradients_of_all_parameters_are_autograds(mode):
+    errors = gradient_errors(drawn('narrow'))
+    assert len(errors) == 742
+    worst = max(errors, key=errors.get)
+    print('gradients differ by %.2g (median), %.2g (%s)' % (np.median(list(errors.values())), errors[worst], worst))
+    assert errors[worst] <= GRADIENT_BOUND, worst
+
+
+def replaced(genotype, block, *branches):
+    """`genotype` with one block changed."""
+    blocks = list(genotype.blocks)
+    blocks[block] = branches
+    return Genotype(tuple(blocks), genotype.concat)
+
+
+def symmetric_padding(cells):
+    """A `conv` that pads stride-2 depthwise convolutions alike on both sides, as public MindSpore code does."""
+    plain = nasnet_a_mobile.conv
+
+    def conv(in_channels, out_channels, kernel_size=1, stride=1, pad_mode='same', group=1):
+        if stride == 2 and group > 1 and in_channels in cells:
+            return nn.Conv2d(in_channels, out_channels, kernel_size, 2, 'pad', kernel_size // 2, group=group,
+                             weight_init='zeros')
+        return plain(in_channels, out_channels, kernel_size, stride, pad_mode, group)
+    return conv
+
+
+NORMAL, REDUCTION = nasnet_a_mobile.NORMAL_CELL, nasnet_a_mobile.REDUCTION_CELL
+MUTANTS = {
+    'inputs of a block swapped': {'NORMAL_CELL': replaced(NORMAL, 0, ('sep5', 1), ('sep3', 0))},
+    'a pool on the other input': {'NORMAL_CELL': replaced(NORMAL, 2, ('avg3', 1), ('none', 1))},
+    'an identity missing': {'NORMAL_CELL': replaced(NORMAL, 4, ('sep3', 0), ('none', 1))},
+    'a pool of the other kind': {'REDUCTION_CELL': replaced(REDUCTION, 4, ('sep3', 2), ('avg3', 0))},
+    'another block pooled': {'REDUCTION_CELL': replaced(REDUCTION, 3, ('none', 2), ('avg3', 3))},
+    'outputs in another order': {'REDUCTION_CELL': Genotype(REDUCTION.blocks, (4, 3, 5, 6))},
+    'symmetric padding in stem_1': {'conv': symmetric_padding((4,))},
+    'symmetric padding in reduction_1': {'conv': symmetric_padding((32,))},
+    'BatchNorm epsilon 1e-5': {'BN_EPSILON': 1e-5}}
+
+
+@pytest.mark.parametrize('name', sorted(MUTANTS))
+def test_bounds_catch_a_wrong_network(monkeypatch, name):
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)     # no compilation
+    for attribute, value in MUTANTS[name].items():
+        monkeypatch.setattr(nasnet_a_mobile, attribute, value)
+    network = drawn('narrow')
+    error = logit_error(network, 'narrow')
+    worst = max(gradient_errors(network).values())
+    print('%s: logits %.2g, gradients %.2g' % (name, error, worst))
+    assert error > 10 * BOUND and worst > 10 * GRADIENT_BOUND
+
+
+@pytest.mark.parametrize('size,auxiliary', [(64, None), (96, 96), (224, 224), (256, 256), (331, 331)])
+def test_any_image_size(size, auxiliary):
+    network = initialize(NASNetAMobile(7, auxiliary, **SMALL), 1)
+    network.set_train(False)
+    outputs = network(Tensor(np.zeros((2, 3, size, size), np.float32)))
+    for logits in outputs if auxiliary else (outputs,):
+        assert logits.shape == (2, 7)
+
+
+def test_smallest_image_of_the_auxiliary_head():
+    network = NASNetAMobile(5, 67, **SMALL)
+    assert network(Tensor(np.zeros((1, 3, 67, 67), np.float32)))[1].shape == (1, 5)
+
+
+@pytest.mark.parametrize('arguments,sentence', [
+    ({'num_classes': 1}, 'num_classes must be at least 2, got 1'),
+    ({'penultimate_filters': 100}, 'penultimate_filters must be a multiple of 96, got 100'),
+    ({'cells_per_stage': 0}, 'cells_per_stage must be at least 1, got 0'),
+    ({'auxiliary_size': 66}, 'the auxiliary head needs images of at least 67 pixels, got 66')])
+def test_impossible_arguments(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        NASNetAMobile(**arguments)
+
+
+def auxiliary_logits(x, values):
+    """The auxiliary head in float64 numpy, from TF-Slim's description; x (N, C, H, W)."""
+    def norm(x, name):
+        gamma, beta, mean, variance = (values['auxiliary_head.%s.%s' % (name, part)].astype(np.float64)
+                                       .reshape(1, -1, 1, 1)
+                                       for part in ('gamma', 'beta', 'moving_mean', 'moving_variance'))
+        return (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+    x = np.maximum(x.astype(np.float64), 0)
+    count = (x.shape[2] - 5) // 3 + 1
+    x = np.stack([np.stack([x[:, :, 3 * i:3 * i + 5, 3 * j:3 * j + 5].mean((2, 3)) for j in range(count)], 2)
+                  for i in range(count)], 2)
+    x = np.einsum('nchw,kc->nkhw', x, values['auxiliary_head.projection.weight'][:, :, 0, 0])
+    x = np.maximum(norm(x, 'bn_1'), 0)
+    x = np.einsum('nchw,kchw->nk', x, values['auxiliary_head.full.weight'])[:, :, None, None]
+    x = np.maximum(norm(x, 'bn_2'), 0)[:, :, 0, 0]
+    return x @ values['auxiliary_head.classifier.weight'].T + values['auxiliary_head.classifier.bias']
+
+
+@pytest.mark.parametrize('size', [96, 224])
+def test_auxiliary_head_is_tf_slims(mode, size):
+    network = NASNetAMobile(10, size, **SMALL)
+    values = {p.name: draw.parameter(p.name, p.shape) for p in network.get_parameters()}
+    for parameter in network.get_parameters():
+        parameter.set_data(Tensor(values[parameter.name]))
+    head = network.auxiliary_head
+    head.set_train(False)
+    x = draw.generator('map').normal(0, 1, (2, 48, -(-((size - 1) // 2) // 8), -(-((size - 1) // 2) // 8)))
+    found = head(Tensor(x.astype(np.float32))).asnumpy()
+    expected = auxiliary_logits(x.astype(np.float32), values)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_initial_weights_are_tf_slims_and_a_function_of_seed_and_name():
+    network = initialize(NASNetAMobile(auxiliary_size=224), 1)
+    values = {p.name: p.asnumpy() for p in network.get_parameters()}
+    again = initialize(NASNetAMobile(), 1)
+    assert all(np.array_equal(values[p.name], p.asnumpy()) for p in again.get_parameters())
+    other = initialize(NASNetAMobile(), 2)
+    assert not np.array_equal(values['classifier.weight'], other.classifier.weight.asnumpy())
+    # The same bits on every version of the framework and of numpy.
+    assert values['classifier.weight'][0, :3].tolist() == FIRST_CLASSIFIER_WEIGHTS
+    for name, value in values.items():
+        if name.endswith('weight'):
+            fan_out = (np.prod(value.shape[2:]) if 'depthwise' in name else value.size / value.shape[1])
+            spread = 0.8796 * np.sqrt(2.6 / fan_out)            # a normal cut at two deviations has 0.8796
+            assert abs(value.std() - spread) < 5 * spread / np.sqrt(value.size), name
+            assert np.abs(value).max() <= 2 * np.sqrt(2.6 / fan_out) * 1.000001, name
+        else:
+            assert set(np.unique(value)) == {1.0 if name.endswith(('gamma', 'moving_variance')) else 0.0}, name
+
+
+def test_batch_norms(mode):
+    network = NASNetAMobile(10, 96, bn_decay=0.75, **SMALL)
+    norms = [cell for _, cell in network.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, network.stem_bn.momentum)}
+    norm = network.stem_bn
+    norm.set_train(True)
+    x = draw.generator('bn').normal(3, 2, (4, 32, 8, 8)).astype(np.float32)
+    norm(Tensor(x))
+    np.testing.assert_allclose(norm.moving_mean.asnumpy(), 0.25 * x.mean((0, 2, 3)), rtol=1e-5)
+    # Biased on MindSpore 1.10, unbiased on 2: 1/255 apart here.
+    np.testing.assert_allclose(norm.moving_variance.asnumpy(), 0.75 + 0.25 * x.var((0, 2, 3)), rtol=5e-3)
+
+
+def test_dropout_mask_multiplies_the_features():
+    network = initialize(NASNetAMobile(10, **SMALL), 1)
+    network.set_train(False)
+    images = Tensor(draw.images('narrow'))
+    plain = network(images).asnumpy()
+    doubled = network(images, Tensor(np.full((8, 96), 2, np.float32))).asnumpy()
+    np.testing.assert_allclose(doubled, 2 * plain, rtol=1e-5, atol=1e-5 * np.abs(plain).max())
+    assert np.abs(network(images, Tensor(np.zeros((8, 96), np.float32))).asnumpy()).max() == 0
+
+
+def test_cells_are_the_papers():
+    assert len(NORMAL.blocks) == len(REDUCTION.blocks) == 5
+    operations = [name for genotype in (NORMAL, REDUCTION) for block in genotype.blocks for name, _ in block]
+    assert sorted(set(operations)) == ['avg3', 'max3', 'none', 'sep3', 'sep5', 'sep7']
+    cell = Cell(REDUCTION, 16, 8, 1, 4, 2, 0.9)
+    x = Tensor(np.zeros((1, 16, 9, 9), np.float32))
+    assert cell(x, Tensor(np.zeros((1, 8, 9, 9), np.float32))).shape == (1, 16, 5, 5)
