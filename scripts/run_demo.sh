@@ -12,7 +12,7 @@ set -e
 if [ ! -d "$data" ]; then
     mkdir -p "$ROOT/demo"
     rm -rf "$data.unfinished"
-    "$RUN_PYTHON" "$ROOT/tools/make_demo_dataset.py" "$data.unfinished"
+    "$RUN_PYTHON" "$ROOT/tools/make_demo_dataset.py" "$data.unfinished" >/dev/null
     mv "$data.unfinished" "$data"
 fi
 sh "$ROOT/scripts/run_standalone_train_for_gpu.sh" 0 "$data/train" --eval_dataset_path "$data/val" \

@@ -1,0 +1,155 @@
+"""The shell scripts: POSIX, from any directory, with the program's status and its log; the project's files."""
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from src.config import nasnet_a_mobile_config_gpu
+from tests.conftest import ROOT
+
+SCRIPTS = sorted(name for name in os.listdir(os.path.join(ROOT, 'scripts')) if name.endswith('.sh'))
+RUNS = {'run_standalone_train_for_gpu.sh': ('train', ['0', 'DATA']),
+        'run_eval_for_gpu.sh': ('eval', ['1', 'DATA', 'CKPT'])}
+# Stands for the interpreter: python3.9 or so by name, prints its arguments, ends as the test asks.
+STUB = '''#!/bin/sh
+case $1 in
+-c) exec %s "$@" ;;
+esac
+echo "ran: $*"
+echo "and on stderr" >&2
+[ -z "$STUB_SLEEP" ] || { trap 'kill $!; echo stopped; exit 143' TERM; sleep "$STUB_SLEEP" & wait; }
+exit "${STUB_STATUS:-0}"
+'''
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the scripts in a folder with a space in its name, with a stub for the interpreter."""
+    root = tmp_path / 'the project'
+    shutil.copytree(os.path.join(ROOT, 'scripts'), str(root / 'scripts'), ignore=shutil.ignore_patterns('*.log'))
+    stub = root / 'python'
+    stub.write_text(STUB % sys.executable)
+    stub.chmod(0o755)
+    (root / 'some data').mkdir()
+    (root / 'a.ckpt').write_text('')
+    return root
+
+
+def shell(project, script, *arguments, **environment):
+    """Run a script with dash from another directory -> CompletedProcess."""
+    return subprocess.run(['dash', str(project / 'scripts' / script)] + list(arguments), cwd=str(project),
+                          env=dict(os.environ, PYTHON='./python', **environment), timeout=60,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+
+
+def arguments_of(script):
+    """Good arguments of a script, relative to the project."""
+    return [{'DATA': 'some data', 'CKPT': 'a.ckpt'}.get(word, word) for word in RUNS[script][1]]
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_scripts_are_posix_and_clean(name):
+    path = os.path.join('scripts', name)
+    assert subprocess.run(['dash', '-n', path], cwd=ROOT).returncode == 0
+    linter = os.path.join(os.path.dirname(sys.executable), 'shellcheck')
+    result = subprocess.run([linter, '-x', '-s', 'sh', path], cwd=ROOT, stdout=subprocess.PIPE)
+    assert result.returncode == 0, result.stdout.decode()
+
+
+@pytest.mark.parametrize('name', sorted(RUNS))
+@pytest.mark.parametrize('status', ['0', '7'])
+def test_output_is_shown_and_logged_and_the_status_kept(project, name, status):
+    program, _ = RUNS[name]
+    result = shell(project, name, *arguments_of(name) + ['--batch_size', '4'], STUB_STATUS=status, PLATFORM='CPU')
+    assert result.returncode == int(status)
+    assert re.search(r'ran: \S*.*/%s\.py --platform CPU --device_id \d --dataset_path some data' % program,
+                     result.stdout)
+    assert '--batch_size 4' in result.stdout and 'and on stderr' in result.stdout
+    assert (project / 'scripts' / (program + '.log')).read_text() == result.stdout
+
+
+def test_platform_is_gpu_by_default(project):
+    environment = {key: value for key, value in os.environ.items() if key != 'PLATFORM'}
+    result = subprocess.run(['dash', str(project / 'scripts' / 'run_eval_for_gpu.sh')]
+                            + arguments_of('run_eval_for_gpu.sh'), cwd=str(project), stdout=subprocess.PIPE,
+                            env=dict(environment, PYTHON='./python'), universal_newlines=True)
+    assert '--platform GPU' in result.stdout
+
+
+@pytest.mark.parametrize('name,arguments', [
+    ('run_standalone_train_for_gpu.sh', ['0']), ('run_standalone_train_for_gpu.sh', ['x', 'some data']),
+    ('run_standalone_train_for_gpu.sh', ['0', 'absent']), ('run_eval_for_gpu.sh', ['0', 'some data']),
+    ('run_eval_for_gpu.sh', ['0', 'some data', 'absent.ckpt']), ('run_distribute_train_for_gpu.sh', []),
+    ('run_distribute_train_for_gpu.sh', ['absent'])])
+def test_wrong_arguments_are_status_2_and_one_line(project, name, arguments):
+    result = shell(project, name, *arguments)
+    assert result.returncode == 2 and result.stdout == ''
+    assert re.match(r'(usage: sh|error: ).*\n$', result.stderr)
+    assert not list((project / 'scripts').glob('*.log'))
+
+
+def test_a_signal_is_passed_on_and_waited_for(project):
+    name = 'run_standalone_train_for_gpu.sh'
+    process = subprocess.Popen(['dash', str(project / 'scripts' / name)] + arguments_of(name), cwd=str(project),
+                               env=dict(os.environ, PYTHON='./python', STUB_SLEEP='60'), stdout=subprocess.PIPE,
+                               universal_newlines=True)
+    assert process.stdout.readline().startswith('ran: ')
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=20)[0]
+    assert process.returncode == 143 and 'stopped' in output
+
+
+def test_distributed_training_starts_as_many_processes_as_asked(project):
+    mpirun = project / 'bin' / 'mpirun'
+    mpirun.parent.mkdir()
+    mpirun.write_text('#!/bin/sh\necho "mpirun $*"\nexit 3\n')
+    mpirun.chmod(0o755)
+    path = str(mpirun.parent) + os.pathsep + os.environ['PATH']
+    for given, expected in (({}, '8'), ({'DEVICE_NUM': '2'}, '2')):
+        result = shell(project, 'run_distribute_train_for_gpu.sh', 'some data', '--epoch_size', '2', PATH=path, **given)
+        assert result.returncode == 3
+        assert re.search(r'mpirun .*-n %s .*train\.py .*--is_distributed True .*--epoch_size 2' % expected,
+                         result.stdout)
+
+
+def test_an_unsuitable_interpreter_is_one_sentence(project):
+    old = project / 'python'
+    old.write_text('#!/bin/sh\nexit 1\n')
+    for name, arguments in (('run_tests.sh', []), ('run_standalone_train_for_gpu.sh', ['0', 'some data'])):
+        result = shell(project, name, *arguments)
+        assert result.returncode == 2 and 'no suitable Python' in result.stderr
+        assert result.stderr.count('\n') == 1
+
+
+def test_a_second_start_installs_nothing(project):
+    version = '%d.%d' % sys.version_info[:2]
+    for name in ('requirements.txt', 'requirements-test.txt'):
+        shutil.copy(os.path.join(ROOT, name), str(project / name))
+    environment = project / ('.venv-' + version)
+    (environment / 'bin').mkdir(parents=True)
+    shutil.copy(str(project / 'python'), str(environment / 'bin' / 'python'))
+    wanted = subprocess.run('cat requirements*.txt | cksum', shell=True, cwd=str(project), stdout=subprocess.PIPE)
+    (environment / 'installed-requirements-test.txt').write_bytes(wanted.stdout)
+    result = shell(project, 'run_tests.sh', '-k', 'nothing')
+    assert result.returncode == 0 and result.stdout == 'ran: -m pytest -k nothing\n'
+
+
+@pytest.mark.parametrize('readme', ['README.md', 'README_CN.md'])
+def test_paths_and_flags_named_in_the_readme_exist(readme):
+    with open(os.path.join(ROOT, readme), encoding='utf-8') as file:
+        text = file.read()
+    for path in re.findall(r'\b(?:scripts|src|tools|tests)/[\w/.-]*\w', text):
+        assert os.path.exists(os.path.join(ROOT, path)) or path.endswith('.log'), path
+    keys = set(nasnet_a_mobile_config_gpu)
+    known = keys | {'dataset_path', 'eval_dataset_path', 'platform', 'device_id', 'is_distributed', 'preset',
+                    'checkpoint', 'ckpt_file', 'file_format', 'file_name'}
+    for flag in re.findall(r'--(\w+)', text):
+        assert flag in known, flag
+    for key in keys:
+        assert '`%s`' % key in text, key
