@@ -54,7 +54,7 @@ presets = {
     # Minutes on two cores for a few hundred small images: full width, but one cell a stage and mild
     # regularisation. Moving averages must follow within a hundred steps, hence bn_decay.
     'demo': {
-        'epoch_size': 12,
+        'epoch_size': 20,
         'log_steps': 10,
         'keep_checkpoint_max': 2,
         'num_classes': 8,
@@ -65,7 +65,7 @@ presets = {
         'bn_decay': 0.9,
         'dropout_keep_prob': 0.9,
         'lr_init': 0.015,
-        'lr_decay_rate': 0.9,
+        'lr_decay_rate': 0.88,
         'num_epoch_per_decay': 1.0,
     },
 }
