@@ -1,10 +1,11 @@
 """Train NASNet-A-Mobile on a folder of images: python train.py --dataset_path DIR (see --help)."""
 import os
+import sys
 import time
 
 from src import framework
 from src.build import build_network, build_train_step
-from src.checkpoint import checkpoint_path, prune, save
+from src.checkpoint import checkpoint_path, list_checkpoints, prune, resume, save
 from src.cli import Parser, boolean, make_config
 from src.config import presets
 from src.dataset import create_dataset, save_class_names
@@ -14,8 +15,11 @@ from src.evaluation import evaluate
 from src.framework import Tensor
 from src.lr_generator import learning_rate
 from src.monitor import Monitor
+from src.signals import StopRequest
 from src.train_step import EvalStep
 from nasnet_a_mobile import initialize
+
+NO_STEPS = (0, 0.0, 0.0)     # steps of an epoch that are done, sums of their losses and gradient norms
 
 
 def parse(argv=None):
@@ -25,6 +29,8 @@ def parse(argv=None):
     parser.add_argument('--eval_dataset_path', metavar='DIR', help='images to validate on after each epoch')
     parser.add_argument('--is_distributed', default=False, type=boolean, metavar='True|False',
                         help='one of several data-parallel processes, started by mpirun or msrun')
+    parser.add_argument('--resume', metavar='FILE|auto',
+                        help='continue from this checkpoint, or from the newest good one in ckpt_path')
     parser.add_argument('--preset', default='imagenet', choices=sorted(presets), help='values of src/config.py')
     parser.add_config_keys()
     flags, given = parser.parse(argv)
@@ -39,25 +45,40 @@ def train(flags, config):
     dataset = create_dataset(flags.dataset_path, config, training=True)
     validation = flags.eval_dataset_path and create_dataset(flags.eval_dataset_path, config, training=False,
                                                             class_names=dataset.class_names)
-    writes = config.rank == 0 or not config.is_save_on_master
-    if writes:
-        open_folder(config.ckpt_path, config.rank)
-        save_class_names(os.path.join(config.ckpt_path, 'classes.txt'), dataset.class_names)
-
     network = initialize(build_network(config, training=True), config.random_seed)
     train_step, eval_step = build_train_step(network, config), EvalStep(network)
     steps = dataset.get_dataset_size()
+    writes = config.rank == 0 or not config.is_save_on_master
+    if writes:
+        open_folder(config.ckpt_path, config.rank, flags.resume)
+        save_class_names(os.path.join(config.ckpt_path, 'classes.txt'), dataset.class_names)
+    position = flags.resume and resume(flags.resume, config.ckpt_path, 0 if config.is_save_on_master else config.rank,
+                                       config, dataset.num_images, network, train_step.optimizer)
     monitor = Monitor(config.ckpt_path if config.rank == 0 else None, config.epoch_size, steps,
                       config.batch_size * config.group_size, config.log_steps)
     monitor.print('training on %s: %d images in %d classes (%d other files ignored), %d epochs of %d steps'
                   % (flags.platform, dataset.num_images, len(dataset.class_names), dataset.ignored_files,
                      config.epoch_size, steps))
+    start, sums, path = 0, NO_STEPS, None
+    if position:
+        start, sums, path = position['epoch'], position['sums'], position['path']
+        monitor.print('resuming %s in epoch %d after step %d' % (path, start + 1, sums[0]))
+    elif flags.resume:
+        monitor.print('no checkpoint in %s: starting fresh' % config.ckpt_path)
 
-    path = None
-    for epoch in range(config.epoch_size):
+    def write(epoch, step, position):
+        """Write the checkpoint {epoch}_{step}; (epoch, sums) is where a resumed run goes on."""
+        meta = {'epoch': position[0], 'sums': position[1], 'images': dataset.num_images, 'config': vars(config)}
+        target = checkpoint_path(config.ckpt_path, config.rank, epoch + 1, step)
+        save(target, network, train_step.optimizer, meta)
+        prune(config.ckpt_path, config.rank, config.keep_checkpoint_max)
+        return target
+
+    stop = StopRequest()
+    for epoch in range(start, config.epoch_size):
         train_step.set_train(True)
-        monitor.begin_epoch(epoch + 1)
-        for step, batch in enumerate(dataset.batches(epoch)):
+        monitor.begin_epoch(epoch + 1, sums)
+        for step, batch in enumerate(dataset.batches(epoch, sums[0]), sums[0]):
             rate = learning_rate(epoch * steps + step, steps, config)
             first = (step * config.group_size + config.rank) * config.batch_size
             mask = dropout_mask(config.random_seed, epoch, first, config.batch_size, config.penultimate_filters,
@@ -65,28 +86,43 @@ def train(flags, config):
             loss, norm = train_step(Tensor(batch.images), Tensor(batch.labels), Tensor(batch.color), Tensor(mask),
                                     Tensor(rate, framework.mindspore.float32))
             monitor.step(epoch + 1, step + 1, loss, norm, rate)
-        paused = time.time()
-        if writes:
-            path = checkpoint_path(config.ckpt_path, config.rank, epoch + 1, steps)
-            save(path, network, train_step.optimizer,
-                 {'epoch': epoch + 1, 'step': (epoch + 1) * steps, 'config': vars(config)})
-            prune(config.ckpt_path, config.rank, config.keep_checkpoint_max)
+            due = config.save_checkpoint_steps and (step + 1) % config.save_checkpoint_steps == 0
+            if writes and (stop or due):
+                path = write(epoch, step + 1, (epoch, monitor.epoch_sums()))
+            if stop:
+                end(path, stop)
+        sums, paused = NO_STEPS, time.time()
         accuracy = validation and evaluate(eval_step, validation)
         monitor.pause(time.time() - paused)
-        monitor.end_epoch(epoch + 1, rate, accuracy)
+        # The row first: a kill between the two repeats the row, never leaves it out.
+        monitor.end_epoch(epoch + 1, learning_rate((epoch + 1) * steps - 1, steps, config), accuracy)
+        paused = time.time()
+        if writes:
+            path = write(epoch, steps, (epoch + 1, NO_STEPS))
+        monitor.pause(time.time() - paused)
+        if stop:
+            end(path, stop)
     return path
 
 
-def open_folder(folder, rank):
-    """Make the checkpoint folder; an earlier run's checkpoints in it are not to be overwritten."""
+def end(path, stop):
+    """Say how to go on, and end with the signal's status."""
+    if path:
+        print('stopped by a signal; to go on, give the same command with --resume %s' % path, flush=True)
+    sys.exit(stop.status)
+
+
+def open_folder(folder, rank, resuming):
+    """Make the checkpoint folder; an earlier run's checkpoints in it are not to be overwritten unawares."""
     try:
         os.makedirs(folder, exist_ok=True)
-        taken = sorted(name for name in os.listdir(folder) if name.startswith('nasnet-a-mobile-rank%d-' % rank))
+        taken = list_checkpoints(folder, rank)
     except OSError as error:
         raise UserError('the checkpoint folder %s cannot be used (%s): choose another --ckpt_path'
                         % (folder, error.strerror))
-    if taken:
-        raise UserError('%s already holds %s of an earlier run: choose another --ckpt_path' % (folder, taken[-1]))
+    if taken and not resuming:
+        raise UserError('%s is of an earlier run: go on with it by --resume auto, or choose another --ckpt_path'
+                        % taken[-1])
 
 
 if __name__ == '__main__':

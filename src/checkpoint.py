@@ -4,15 +4,16 @@ A file holds every parameter of the network under its own name, the optimizer's 
 mean_square.NAME and moment.NAME, `meta` (JSON as uint8: configuration, epoch, step) and `digest`
 (SHA-256 of all the rest), because MindSpore notices neither a flipped bit nor a lost record.
 """
-import glob
 import hashlib
 import json
 import os
 import re
+import sys
 from collections import namedtuple
 
 import numpy as np
 
+from src.config import free_on_resume
 from src.errors import UserError
 from src.framework import Tensor, mindspore, without_chatter
 
@@ -20,9 +21,17 @@ Checkpoint = namedtuple('Checkpoint', 'path arrays meta')
 _STATE = ('mean_square.', 'moment.')
 
 
-def checkpoint_path(folder, rank, epoch, steps_per_epoch):
-    """CKPT_PATH/nasnet-a-mobile-rank0-{epoch}_{steps per epoch}.ckpt"""
-    return os.path.join(folder, 'nasnet-a-mobile-rank%d-%d_%d.ckpt' % (rank, epoch, steps_per_epoch))
+def checkpoint_path(folder, rank, epoch, step):
+    """CKPT_PATH/nasnet-a-mobile-rank0-{epoch}_{steps of it that are done}.ckpt"""
+    return os.path.join(folder, 'nasnet-a-mobile-rank%d-%d_%d.ckpt' % (rank, epoch, step))
+
+
+def list_checkpoints(folder, rank):
+    """Paths of this rank's checkpoints, oldest first by epoch and step."""
+    pattern = re.compile(r'nasnet-a-mobile-rank%d-(\d+)_(\d+)\.ckpt$' % rank)
+    found = [match for match in map(pattern.match, os.listdir(folder)) if match]
+    return [os.path.join(folder, match.group(0))
+            for match in sorted(found, key=lambda match: (int(match.group(1)), int(match.group(2))))]
 
 
 def save(path, network, optimizer, meta):
@@ -51,13 +60,8 @@ def save(path, network, optimizer, meta):
 
 
 def prune(folder, rank, keep):
-    """Delete all but the newest `keep` checkpoints of this rank, by epoch."""
-    found = {}
-    for path in glob.glob(os.path.join(glob.escape(folder), 'nasnet-a-mobile-rank%d-*.ckpt' % rank)):
-        match = re.search(r'-rank\d+-(\d+)_\d+\.ckpt$', path)
-        if match:
-            found[path] = int(match.group(1))
-    for path in sorted(found, key=found.get)[:-keep]:
+    """Delete all but the newest `keep` checkpoints of this rank."""
+    for path in list_checkpoints(folder, rank)[:-keep]:
         os.remove(path)
 
 
@@ -110,6 +114,40 @@ def restore(checkpoint, network):
                             % (checkpoint.path, name, array.shape, array.dtype, tuple(parameter.shape), hint))
     for name in names:
         wanted[name].set_data(Tensor(checkpoint.arrays[name]))
+
+
+def resume(which, folder, rank, config, images, network, optimizer):
+    """Set network and optimizer from a checkpoint of the same run; returns its meta, {} to start fresh.
+
+    Args:
+        which: path of a checkpoint, or 'auto': the newest good one of `folder`; damaged ones are named.
+        images: training images of the data set.
+
+    Raises:
+        UserError: the checkpoint is damaged or of a run that differs in a configuration key that matters.
+    """
+    loaded = load(which) if which != 'auto' else None
+    for path in reversed(list_checkpoints(folder, rank)) if which == 'auto' else ():
+        try:
+            loaded = load(path)
+            break
+        except UserError as error:
+            print('warning: %s' % error, file=sys.stderr, flush=True)
+    if loaded is None:
+        return {}
+    if 'sums' not in loaded.meta:
+        raise UserError('%s holds no position to resume from: it was not written by train.py' % loaded.path)
+    differing = ['%s %r there, %r here' % (key, value, getattr(config, key, None))
+                 for key, value in sorted(loaded.meta['config'].items())
+                 if key not in free_on_resume and getattr(config, key, None) != value]
+    if loaded.meta['images'] != images:
+        differing.append('%d training images there, %d here' % (loaded.meta['images'], images))
+    if differing:
+        raise UserError('%s is of another run (%s): set the same values, or start anew in another --ckpt_path'
+                        % (loaded.path, '; '.join(differing)))
+    restore(loaded, network)
+    optimizer.load_state(loaded.arrays)
+    return dict(loaded.meta, path=loaded.path)
 
 
 def network_config(checkpoint):

@@ -2,6 +2,7 @@
 import argparse
 import difflib
 import math
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -26,7 +27,12 @@ class Parser(argparse.ArgumentParser):
                                help='default %s' % default)
 
     def parse(self, argv=None):
-        """(flags of the program, {configuration key: value given}); exits with 2 on a mistake."""
+        """(flags of the program, {configuration key: value given}); exits with 2 on a mistake.
+
+        From here on Ctrl-C ends the program with 130 and no traceback, also in a script's background job,
+        which a shell starts with SIGINT ignored.
+        """
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
         flags, unknown = self.parse_known_args(argv)
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]

@@ -15,6 +15,7 @@ nasnet_a_mobile_config_gpu = {
     'log_steps': 100,             # steps between two lines of the log
 
     # Checkpoints
+    'save_checkpoint_steps': 0,   # steps between checkpoints within an epoch; 0: at the end of each epoch alone
     'keep_checkpoint_max': 100,   # newest checkpoints kept
     'ckpt_path': './checkpoint/', # folder of checkpoints, class list and metrics.csv
     'is_save_on_master': 1,       # 1: rank 0 alone writes checkpoints; 0: every rank writes its own
@@ -70,10 +71,15 @@ presets = {
     },
 }
 
+# What a resumed run may set anew: nothing that changes which bits come out of a step.
+free_on_resume = ('rank', 'work_nums', 'epoch_size', 'log_steps', 'save_checkpoint_steps', 'keep_checkpoint_max',
+                  'ckpt_path', 'is_save_on_master')
+
 # (smallest, largest) allowed value; None: no bound. A key that is absent is free.
 ranges = {
     'random_seed': (0, 2 ** 31 - 1), 'rank': (0, None), 'group_size': (1, None), 'work_nums': (1, None),
-    'epoch_size': (1, None), 'log_steps': (1, None), 'keep_checkpoint_max': (1, None),
+    'epoch_size': (1, None), 'log_steps': (1, None), 'save_checkpoint_steps': (0, None),
+    'keep_checkpoint_max': (1, None),
     'is_save_on_master': (0, 1), 'batch_size': (1, None), 'num_classes': (2, None), 'image_size': (32, 4096),
     'crop_min_area': (0.01, 1), 'color_jitter': (0, 1), 'penultimate_filters': (96, None),
     'cells_per_stage': (1, None), 'bn_decay': (0, 1), 'dropout_keep_prob': (0.01, 1),

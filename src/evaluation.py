@@ -5,13 +5,15 @@ from collections import namedtuple
 import numpy as np
 
 from src.errors import UserError
-from src.framework import Tensor
+from src.framework import Tensor, group_sum
 
 Accuracy = namedtuple('Accuracy', 'top1 top5 images skipped images_per_second')
 
 
 def evaluate(step, dataset):
     """Run `step` (an EvalStep) over `dataset` -> Accuracy; top1 and top5 are shares from 0 to 1.
+
+    In a group every process takes its share of the images, and all get the accuracy over all of them.
 
     Raises:
         UserError: logits are not finite, or no image could be read.
@@ -24,10 +26,11 @@ def evaluate(step, dataset):
             raise UserError('the network returns values that are not finite: the checkpoint is of a diverged run')
         correct += count_correct(logits, batch.labels, batch.valid)
         images += int(batch.valid.sum())
+    top1, top5, images, skipped = group_sum(np.array([*correct, images, len(dataset.skipped)], np.int64),
+                                            dataset.config.group_size)
     if images == 0:
         raise UserError('no image of the data set could be read')
-    return Accuracy(correct[0] / images, correct[1] / images, images, len(dataset.skipped),
-                    images / (time.time() - start))
+    return Accuracy(top1 / images, top5 / images, int(images), int(skipped), images / (time.time() - start))
 
 
 def count_correct(logits, labels, valid):

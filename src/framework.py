@@ -136,6 +136,14 @@ def join_group(platform):
     return communication.get_rank(), communication.get_group_size()
 
 
+def group_sum(values, group_size):
+    """The sum of a numpy array of whole numbers below 2^24 over all processes."""
+    if group_size == 1:
+        return values
+    summed = GroupMean(group_size)(Tensor(values.astype('float32'))).asnumpy() * group_size
+    return summed.round().astype(values.dtype)
+
+
 class GroupMean(nn.Cell):
     """construct(x) -> the mean of x over all processes."""
 

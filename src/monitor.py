@@ -25,15 +25,16 @@ class Monitor:
         self.terminal = _terminal() if folder else None
         self.epochs, self.steps, self.images, self.log_steps = epochs, steps, images, log_steps
         self.waiting = []                # (loss, norm) tensors since the last line
-        self.losses, self.norms = [], []
+        self.sums = [0, 0.0, 0.0]        # steps of this epoch, sum of their losses and gradient norms
+        self.loss = None
         self.done = 0                    # steps since start, the first (graph compilation) not counted
         self.clock = None
         self.bar = None
 
-    def begin_epoch(self, epoch):
-        """Epoch `epoch`, from 1, starts."""
-        self.losses, self.norms = [], []
-        self.bar = tqdm(total=self.steps, desc='epoch %d/%d' % (epoch, self.epochs), unit='step', leave=False,
+    def begin_epoch(self, epoch, sums=(0, 0.0, 0.0)):
+        """Epoch `epoch`, from 1, starts; `sums`: those of its steps that an earlier process has done."""
+        self.sums = list(sums)
+        self.bar = tqdm(total=self.steps, initial=self.sums[0], desc='epoch %d/%d' % (epoch, self.epochs), unit='step', leave=False,
                         file=self.terminal, disable=self.terminal is None, dynamic_ncols=True)
 
     def step(self, epoch, step, loss, norm, learning_rate):
@@ -49,25 +50,41 @@ class Monitor:
             self._read()
             left = (self.epochs - epoch + 1) * self.steps - step
             self.print('epoch %d/%d step %d/%d loss %.4f lr %.6f %.1f img/s ETA %s'
-                       % (epoch, self.epochs, step, self.steps, self.losses[-1], learning_rate, self.speed(),
+                       % (epoch, self.epochs, step, self.steps, self.loss, learning_rate, self.speed(),
                           duration(left * self.images / self.speed()) if self.done else '?'))
-            self.bar.set_postfix_str('loss %.4f, %.1f img/s' % (self.losses[-1], self.speed()))
+            self.bar.set_postfix_str('loss %.4f, %.1f img/s' % (self.loss, self.speed()))
 
     def end_epoch(self, epoch, learning_rate, accuracy=None):
         """Epoch `epoch` is over; one row of metrics.csv."""
         self.bar.close()
-        row = (epoch, epoch * self.steps, '%.8g' % learning_rate, '%.6f' % (sum(self.losses) / len(self.losses)),
-               '%.6f' % (sum(self.norms) / len(self.norms)), '%.6f' % accuracy.top1 if accuracy else '',
+        steps, losses, norms = self.epoch_sums()
+        row = (epoch, epoch * self.steps, '%.8g' % learning_rate, '%.6f' % (losses / steps),
+               '%.6f' % (norms / steps), '%.6f' % accuracy.top1 if accuracy else '',
                '%.6f' % accuracy.top5 if accuracy else '', '%.2f' % self.speed())
         text = 'epoch %d/%d done: mean loss %s' % (epoch, self.epochs, row[3])
         if accuracy:
             text += ', validation top-1 %.2f%% top-5 %.2f%%' % (100 * accuracy.top1, 100 * accuracy.top5)
         self.print(text)
         if self.metrics:
-            new = not os.path.exists(self.metrics)
-            with open(self.metrics, 'a', newline='') as file:
-                writer = csv.writer(file)
-                writer.writerows([COLUMNS, row] if new else [row])
+            self._write(self._rows(epoch) + [row])
+
+    def epoch_sums(self):
+        """(steps, sum of losses, sum of gradient norms) of this epoch so far, for a checkpoint."""
+        self._read()
+        return tuple(self.sums)
+
+    def _rows(self, epoch):
+        """Rows of metrics.csv of the epochs before `epoch`: a resumed run writes later ones anew."""
+        if not os.path.exists(self.metrics):
+            return []
+        with open(self.metrics, newline='') as file:
+            return [row for row in list(csv.reader(file))[1:] if int(row[0]) < epoch]
+
+    def _write(self, rows):
+        unfinished = self.metrics + '.unfinished'
+        with open(unfinished, 'w', newline='') as file:
+            csv.writer(file).writerows([COLUMNS] + rows)
+        os.replace(unfinished, self.metrics)
 
     def pause(self, seconds):
         """Leave `seconds` spent on something else out of the speed."""
@@ -75,8 +92,8 @@ class Monitor:
             self.clock += seconds
 
     def speed(self):
-        """Images per second over all processes since the first step."""
-        return self.done * self.images / max(time.time() - self.clock, 1e-9)
+        """Images per second over all processes since the first step; 0 before the second."""
+        return 0.0 if self.clock is None else self.done * self.images / max(time.time() - self.clock, 1e-9)
 
     def print(self, text):
         """A line for the log, clear of the bar."""
@@ -86,8 +103,8 @@ class Monitor:
 
     def _read(self):
         for loss, norm in self.waiting:
-            self.losses.append(float(loss.asnumpy()))
-            self.norms.append(float(norm.asnumpy()))
+            self.loss = float(loss.asnumpy())
+            self.sums = [self.sums[0] + 1, self.sums[1] + self.loss, self.sums[2] + float(norm.asnumpy())]
         self.waiting = []
 
 

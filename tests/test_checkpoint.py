@@ -120,13 +120,13 @@ def test_a_failed_write_leaves_the_old_file(network, saved, monkeypatch):
 
 
 def test_only_the_newest_are_kept_by_number(tmp_path):
-    for epoch in (1, 2, 9, 10, 11):
-        (tmp_path / ('nasnet-a-mobile-rank0-%d_7.ckpt' % epoch)).write_bytes(b'')
+    for name in ('1_7', '2_7', '9_7', '10_7', '11_10', '11_9'):
+        (tmp_path / ('nasnet-a-mobile-rank0-%s.ckpt' % name)).write_bytes(b'')
     (tmp_path / 'nasnet-a-mobile-rank1-1_7.ckpt').write_bytes(b'')
     (tmp_path / 'mine.ckpt').write_bytes(b'')
     checkpoint.prune(str(tmp_path), 0, 2)
-    assert sorted(os.listdir(str(tmp_path))) == ['mine.ckpt', 'nasnet-a-mobile-rank0-10_7.ckpt',
-                                                 'nasnet-a-mobile-rank0-11_7.ckpt',
+    assert sorted(os.listdir(str(tmp_path))) == ['mine.ckpt', 'nasnet-a-mobile-rank0-11_10.ckpt',
+                                                 'nasnet-a-mobile-rank0-11_9.ckpt',
                                                  'nasnet-a-mobile-rank1-1_7.ckpt']
 
 

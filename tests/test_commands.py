@@ -2,14 +2,19 @@
 import csv
 import os
 import re
+import shutil
+import signal
 import stat
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
 from src import checkpoint
 from src.framework import mindspore
-from tests.conftest import SMALL_FLAGS, run
+from tests.conftest import ROOT, SMALL_FLAGS, run
 
 
 @pytest.fixture(scope='module')
@@ -50,7 +55,7 @@ def test_training_log_is_plain_lines(trained):
 
 def test_training_state_and_auxiliary_head_are_in_the_checkpoint(trained):
     loaded = checkpoint.load(str(trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt'))
-    assert loaded.meta['epoch'] == 3 and loaded.meta['step'] == 12
+    assert loaded.meta['epoch'] == 3 and loaded.meta['images'] == 32
     assert loaded.meta['config']['bn_decay'] == 0.9
     for name in ('auxiliary_head.full.weight', 'auxiliary_head.classifier.bias'):
         assert np.abs(loaded.arrays['moment.' + name]).max() > 0
@@ -61,7 +66,7 @@ def test_a_folder_with_checkpoints_is_not_overwritten(trained, image_folder):
     folder = trained[0] / 'checkpoint'
     before = {name: (folder / name).read_bytes() for name in os.listdir(str(folder))}
     process = run('train.py', '--dataset_path', image_folder / 'train', '--ckpt_path', folder, *SMALL_FLAGS)
-    assert process.returncode == 1 and 'of an earlier run' in process.stderr
+    assert process.returncode == 1 and 'of an earlier run: go on with it by --resume auto' in process.stderr
     assert {name: (folder / name).read_bytes() for name in os.listdir(str(folder))} == before
 
 
@@ -85,6 +90,51 @@ def test_eval_counts_every_image_once(trained, image_folder):
     assert lines[2].startswith('20 images, 0 unreadable and left out') and 'img/s' in lines[2]
     with open(str(trained[0] / 'checkpoint' / 'metrics.csv')) as file:
         assert 100 * float(list(csv.DictReader(file))[-1]['top1']) == pytest.approx(top1)
+
+
+def test_resumed_run_is_the_same_run(trained, image_folder, tmp_path):
+    """Stopped by SIGTERM, killed by SIGKILL, gone on twice: the bits and rows of the undisturbed run."""
+    command = ('train.py', '--dataset_path', image_folder / 'train', '--eval_dataset_path', image_folder / 'val',
+               '--epoch_size', 3, '--save_checkpoint_steps', 1, '--keep_checkpoint_max', 3, '--resume', 'auto',
+               '--ckpt_path', tmp_path) + tuple(SMALL_FLAGS)
+    for wanted, number in (('1_1', signal.SIGTERM), ('2_2', signal.SIGKILL)):
+        process = subprocess.Popen([sys.executable] + [str(word) for word in command], cwd=ROOT, text=True,
+                                   stdout=subprocess.PIPE)
+        while not list(tmp_path.glob('*-%s.ckpt' % wanted)) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(number)
+        output = process.communicate(timeout=300)[0]
+        if number == signal.SIGTERM:
+            assert process.returncode == 143, output
+            assert '--resume %s' % tmp_path in output.strip().split('\n')[-1]
+    last = run(*command)
+    assert last.returncode == 0, last.stderr
+    assert 'resuming %s' % tmp_path in last.stdout
+    name = 'nasnet-a-mobile-rank0-3_4.ckpt'
+    whole, resumed = (checkpoint.load(str(folder / name)) for folder in (trained[0] / 'checkpoint', tmp_path))
+    assert whole.arrays.keys() == resumed.arrays.keys()
+    assert [key for key in whole.arrays if not np.array_equal(whole.arrays[key], resumed.arrays[key])] == []
+    rows = []
+    for folder in (trained[0] / 'checkpoint', tmp_path):
+        with open(str(folder / 'metrics.csv')) as file:
+            rows.append([row[:-1] for row in csv.reader(file)])         # all but the speed
+    assert rows[0] == rows[1]
+    assert not [name for name in os.listdir(str(tmp_path)) if 'unfinished' in name and name.endswith('.csv')]
+
+
+def test_resume_refuses_another_run_and_a_damaged_file(trained, image_folder, tmp_path):
+    source = trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt'
+    command = ('train.py', '--dataset_path', image_folder / 'train', '--ckpt_path', tmp_path) + tuple(SMALL_FLAGS)
+    other = run(*command + ('--resume', source, '--lr_init', 1, '--random_seed', 7))
+    assert other.returncode == 1 and other.stderr.count('\n') == 1
+    assert 'lr_init 0.04 there, 1.0 here; random_seed 1 there, 7 here' in other.stderr
+    damaged = bytearray(source.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (tmp_path / 'nasnet-a-mobile-rank0-3_4.ckpt').write_bytes(bytes(damaged))
+    shutil.copy(str(source).replace('3_4', '2_4'), str(tmp_path))
+    auto = run(*command + ('--resume', 'auto', '--epoch_size', 2))
+    assert auto.returncode == 0 and 'is damaged' in auto.stderr
+    assert 'last checkpoint: %s' % (tmp_path / 'nasnet-a-mobile-rank0-2_4.ckpt') in auto.stdout
 
 
 @pytest.mark.parametrize('file_format,batch_size', [('MINDIR', 1), ('ONNX', 3)])

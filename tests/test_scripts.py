@@ -147,7 +147,7 @@ def test_paths_and_flags_named_in_the_readme_exist(readme):
     for path in re.findall(r'\b(?:scripts|src|tools|tests)/[\w/.-]*\w', text):
         assert os.path.exists(os.path.join(ROOT, path)) or path.endswith('.log'), path
     keys = set(nasnet_a_mobile_config_gpu)
-    known = keys | {'dataset_path', 'eval_dataset_path', 'platform', 'device_id', 'is_distributed', 'preset',
+    known = keys | {'dataset_path', 'eval_dataset_path', 'platform', 'device_id', 'is_distributed', 'preset', 'resume',
                     'checkpoint', 'ckpt_file', 'file_format', 'file_name'}
     for flag in re.findall(r'--(\w+)', text):
         assert flag in known, flag
