@@ -5,7 +5,7 @@ import time
 
 from src import framework
 from src.build import build_network, build_train_step
-from src.checkpoint import checkpoint_path, list_checkpoints, prune, resume, save
+from src.checkpoint import SaveError, check_room, checkpoint_path, list_checkpoints, prune, resume, save
 from src.cli import Parser, boolean, make_config
 from src.config import presets
 from src.dataset import create_dataset, save_class_names
@@ -49,11 +49,12 @@ def train(flags, config):
     train_step, eval_step = build_train_step(network, config), EvalStep(network)
     steps = dataset.get_dataset_size()
     writes = config.rank == 0 or not config.is_save_on_master
-    if writes:
-        open_folder(config.ckpt_path, config.rank, flags.resume)
-        save_class_names(os.path.join(config.ckpt_path, 'classes.txt'), dataset.class_names)
     position = flags.resume and resume(flags.resume, config.ckpt_path, 0 if config.is_save_on_master else config.rank,
                                        config, dataset.num_images, network, train_step.optimizer)
+    if writes:
+        open_folder(config.ckpt_path, config.rank, flags.resume)
+        check_room(config.ckpt_path, network)
+        save_class_names(os.path.join(config.ckpt_path, 'classes.txt'), dataset.class_names)
     monitor = Monitor(config.ckpt_path if config.rank == 0 else None, config.epoch_size, steps,
                       config.batch_size * config.group_size, config.log_steps)
     monitor.print('training on %s: %d images in %d classes (%d other files ignored), %d epochs of %d steps'
@@ -62,6 +63,7 @@ def train(flags, config):
     start, sums, path = 0, NO_STEPS, None
     if position:
         start, sums, path = position['epoch'], position['sums'], position['path']
+        monitor.checkpoint = path
         monitor.print('resuming %s in epoch %d after step %d' % (path, start + 1, sums[0]))
     elif flags.resume:
         monitor.print('no checkpoint in %s: starting fresh' % config.ckpt_path)
@@ -70,8 +72,15 @@ def train(flags, config):
         """Write the checkpoint {epoch}_{step}; (epoch, sums) is where a resumed run goes on."""
         meta = {'epoch': position[0], 'sums': position[1], 'images': dataset.num_images, 'config': vars(config)}
         target = checkpoint_path(config.ckpt_path, config.rank, epoch + 1, step)
-        save(target, network, train_step.optimizer, meta)
+        try:
+            save(target, network, train_step.optimizer, meta)
+        except SaveError as error:
+            if config.on_save_error == 'stop':
+                raise
+            print('warning: %s' % error, file=sys.stderr, flush=True)
+            return monitor.checkpoint
         prune(config.ckpt_path, config.rank, config.keep_checkpoint_max)
+        monitor.checkpoint = target
         return target
 
     stop = StopRequest()

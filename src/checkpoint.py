@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 from collections import namedtuple
 
@@ -18,7 +19,12 @@ from src.errors import UserError
 from src.framework import Tensor, mindspore, without_chatter
 
 Checkpoint = namedtuple('Checkpoint', 'path arrays meta')
+UNFINISHED = '.unfinished-'      # a checkpoint in the making is in a folder of this name and its own
 _STATE = ('mean_square.', 'moment.')
+
+
+class SaveError(UserError):
+    """A checkpoint could not be written."""
 
 
 def checkpoint_path(folder, rank, epoch, step):
@@ -29,39 +35,64 @@ def checkpoint_path(folder, rank, epoch, step):
 def list_checkpoints(folder, rank):
     """Paths of this rank's checkpoints, oldest first by epoch and step."""
     pattern = re.compile(r'nasnet-a-mobile-rank%d-(\d+)_(\d+)\.ckpt$' % rank)
-    found = [match for match in map(pattern.match, os.listdir(folder)) if match]
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = [match for match in map(pattern.match, names) if match]
     return [os.path.join(folder, match.group(0))
             for match in sorted(found, key=lambda match: (int(match.group(1)), int(match.group(2))))]
+
+
+def check_room(folder, network):
+    """UserError if the disk of `folder` cannot take one checkpoint of `network` (three times its size)."""
+    needed = 12 * sum(p.size for p in network.get_parameters())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError('the disk of %s has %d MiB free, a checkpoint takes %d MiB: make room or choose another '
+                        '--ckpt_path' % (folder, free >> 20, needed >> 20))
 
 
 def save(path, network, optimizer, meta):
     """Write a checkpoint under another name, then move it to `path`: a kill leaves the old file or the new.
 
     Raises:
-        UserError: the folder cannot be written or the disk is full; `path` is as it was.
+        SaveError: the folder cannot be written or the disk is full; `path` is as it was.
+        UserError: a value is not finite; likewise.
     """
     arrays = {p.name: p.asnumpy() for p in network.get_parameters()}
     arrays.update(optimizer.state())
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise UserError('%s is not finite any more: training has diverged, %s is not written; lower --lr_init '
+                            'and go on from an earlier checkpoint' % (name, path))
     arrays['meta'] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
     arrays['digest'] = _digest(arrays)
-    unfinished = path + '.unfinished.ckpt'      # MindSpore insists on the ending
+    # In a folder of its own: MindSpore 2 writes under yet another name beside the one it is given.
+    folder, name = os.path.split(path)
+    unfinished = os.path.join(folder, UNFINISHED + name)
+    written = os.path.join(unfinished, name)
     try:
-        mindspore.save_checkpoint([{'name': name, 'data': Tensor(array)} for name, array in arrays.items()],
-                                  unfinished)
-        os.chmod(unfinished, 0o644)
-        _sync(unfinished)
-        os.replace(unfinished, path)
-        _sync(os.path.dirname(path) or '.')
+        shutil.rmtree(unfinished, ignore_errors=True)
+        os.mkdir(unfinished)
+        with without_chatter():
+            mindspore.save_checkpoint([{'name': name, 'data': Tensor(array)} for name, array in arrays.items()],
+                                      written)
+        os.chmod(written, 0o644)
+        _sync(written)
+        os.replace(written, path)
+        _sync(folder or '.')
     except (OSError, RuntimeError, ValueError) as error:
-        if os.path.exists(unfinished):
-            os.remove(unfinished)
-        raise UserError('the checkpoint %s cannot be written (%s): make room or choose another --ckpt_path'
+        raise SaveError('the checkpoint %s cannot be written (%s): make room or choose another --ckpt_path'
                         % (path, error))
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def prune(folder, rank, keep):
-    """Delete all but the newest `keep` checkpoints of this rank."""
-    for path in list_checkpoints(folder, rank)[:-keep]:
+    """Delete all but the newest `keep` checkpoints of this rank, and what a killed process left unfinished."""
+    for name in os.listdir(folder):
+        if name.startswith('%snasnet-a-mobile-rank%d-' % (UNFINISHED, rank)):
+            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+    # By age: after a damaged newest one was passed over, the good ones have lower numbers.
+    for path in sorted(list_checkpoints(folder, rank), key=os.path.getmtime)[:-keep]:
         os.remove(path)
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from types import SimpleNamespace
 
-from src.config import nasnet_a_mobile_config_gpu, ranges
+from src.config import choices, nasnet_a_mobile_config_gpu, ranges
 from src.errors import UserError
 
 
@@ -96,6 +96,8 @@ def _checked(key, value):
     if not isinstance(value, kind) or isinstance(value, float) and not math.isfinite(value):
         raise UserError('%s must be a %s, got %r' % (key, {'int': 'whole number', 'float': 'number',
                                                            'str': 'text'}[kind.__name__], value))
+    if value not in choices.get(key, (value,)):
+        raise UserError('%s must be %s, got %s' % (key, ' or '.join(choices[key]), value))
     low, high = ranges.get(key, (None, None))
     if low is not None and value < low or high is not None and value > high:
         raise UserError('%s must be %s, got %s' % (key, 'from %s to %s' % (low, high) if high is not None

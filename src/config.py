@@ -18,6 +18,7 @@ nasnet_a_mobile_config_gpu = {
     'save_checkpoint_steps': 0,   # steps between checkpoints within an epoch; 0: at the end of each epoch alone
     'keep_checkpoint_max': 100,   # newest checkpoints kept
     'ckpt_path': './checkpoint/', # folder of checkpoints, class list and metrics.csv
+    'on_save_error': 'stop',      # a checkpoint cannot be written: stop, or continue and try the next one
     'is_save_on_master': 1,       # 1: rank 0 alone writes checkpoints; 0: every rank writes its own
 
     # Data
@@ -25,6 +26,7 @@ nasnet_a_mobile_config_gpu = {
     'num_classes': 1000,          # ImageNet
     'image_size': 224,            # pixels, height and width of a training and evaluation image
     'crop_min_area': 0.08,        # smallest share of an image that a training crop shows (Inception's)
+    'on_bad_image': 'skip',       # an unreadable file: skip (name it, take another) or stop
     'color_jitter': 0.4,          # brightness, contrast and saturation are scaled by 1 -/+ this; 0: off
 
     # Network
@@ -71,9 +73,11 @@ presets = {
     },
 }
 
+choices = {'on_bad_image': ('skip', 'stop'), 'on_save_error': ('stop', 'continue')}
+
 # What a resumed run may set anew: nothing that changes which bits come out of a step.
 free_on_resume = ('rank', 'work_nums', 'epoch_size', 'log_steps', 'save_checkpoint_steps', 'keep_checkpoint_max',
-                  'ckpt_path', 'is_save_on_master')
+                  'ckpt_path', 'is_save_on_master', 'on_bad_image', 'on_save_error')
 
 # (smallest, largest) allowed value; None: no bound. A key that is absent is free.
 ranges = {

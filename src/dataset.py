@@ -27,7 +27,7 @@ def create_dataset(dataset_path, config, training, class_names=None):
 
     Args:
         config: random_seed, rank, group_size, work_nums, batch_size, num_classes, image_size,
-            crop_min_area and color_jitter as attributes (src/config.py).
+            crop_min_area, color_jitter and on_bad_image as attributes (src/config.py).
         training: shuffled, augmented and without a last incomplete batch; else in file order, every
             image once.
         class_names: labels are positions in this list, the one of the training, instead of positions
@@ -37,7 +37,7 @@ def create_dataset(dataset_path, config, training, class_names=None):
         UserError: no such folder, no class, a class without images, too many or unknown classes, fewer
             training images than a global batch.
     """
-    folders, ignored = _scan(dataset_path)
+    folders, ignored = scan(dataset_path)
     names = sorted(folders) if class_names is None else list(class_names)
     unknown = sorted(set(folders) - set(names))
     if unknown:
@@ -96,7 +96,7 @@ class ImageFolder:
         with the same draws.
 
         Raises:
-            UserError: no file of the data set can be read (training).
+            UserError: no file of the data set can be read (training), or on_bad_image is stop and one cannot.
         """
         order = epoch_order(self.config.random_seed, epoch, self.num_images) if self.training else None
         # Of small batches more, so that every thread has work.
@@ -174,13 +174,11 @@ class ImageFolder:
         path = os.path.join(self.path, self.class_names[self.labels[index]], self.files[index])
         if path in self.skipped:
             return None
-        try:
-            with open(path, 'rb', buffering=0) as file:
-                return decode(file.read())
-        except OSError as error:
-            reason = error.strerror or str(error)
-        except ValueError as error:
-            reason = str(error)
+        image, reason = read(path, decode)
+        if image is not None:
+            return image
+        if self.config.on_bad_image == 'stop':
+            raise UserError('%s: %s; mend or remove it, or set --on_bad_image skip' % (path, reason))
         with self._lock:
             if path not in self.skipped:
                 self.skipped[path] = reason
@@ -253,6 +251,17 @@ def load_class_names(path):
     return names
 
 
+def read(path, function):
+    """(function of the bytes of a file, None), or (None, why it cannot be used)."""
+    try:
+        with open(path, 'rb', buffering=0) as file:
+            return function(file.read()), None
+    except OSError as error:
+        return None, error.strerror or str(error)
+    except ValueError as error:
+        return None, str(error)
+
+
 def _finished(pending):
     """Wait for the oldest batch; it stays in `pending` until then, to be cancelled if the wait is."""
     batch, rows = pending[0]
@@ -262,7 +271,7 @@ def _finished(pending):
     return batch
 
 
-def _scan(path):
+def scan(path):
     """({class: sorted file names}, number of other entries) of a data set."""
     if not os.path.exists(path):
         raise UserError('the data set %s does not exist: '
@@ -281,7 +290,7 @@ def _scan(path):
                 seen, files = 0, []
                 for seen, entry in enumerate(entries, 1):
                     if (entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith('.')
-                            and entry.is_file()):
+                            and not entry.is_dir()):     # a dangling link is to be named, not ignored
                         files.append(entry.name)
             folders[name] = sorted(files)
             ignored += seen - len(files)

@@ -61,6 +61,9 @@ def without_chatter():
 def _import_mindspore():
     """Import MindSpore: silent about an absent driver, a failure becomes a sentence."""
     try:
+        import numpy
+        if int(numpy.__version__.split('.')[0]) > 1:
+            raise UserError('MindSpore fails with NumPy %s: install requirements.txt (numpy<2)' % numpy.__version__)
         with without_chatter():
             import mindspore as imported
         return imported
@@ -76,6 +79,8 @@ mindspore = _import_mindspore()
 from mindspore import Parameter, Tensor, nn, ops  # noqa: E402  pylint: disable=wrong-import-position
 
 VERSION = tuple(int(part) for part in mindspore.__version__.split('.')[:2])
+if VERSION < (1, 10):
+    raise UserError('MindSpore %s is too old: install requirements.txt' % mindspore.__version__)
 
 
 def use_device(platform, device_id=0, distributed=False):

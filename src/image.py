@@ -45,6 +45,17 @@ def decode(data):
     return _decode_with_pillow(data) if inks else image
 
 
+def verify(data):
+    """Raise the ValueError that `decode` would raise, in half its time: a JPEG is read at 1/8 scale, in grey."""
+    try:
+        if data.startswith(b'\xff\xd8'):
+            simplejpeg.decode_jpeg(data, 'GRAY', min_height=1, min_width=1, min_factor=8, strict=True)
+            return
+    except ValueError:
+        pass            # damaged, or inks: `decode` tells
+    decode(data)
+
+
 def _decode_with_pillow(data):
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)

@@ -1,16 +1,22 @@
 """What a person sees of a training run: a bar on a terminal, lines in a log, rows in metrics.csv."""
 import csv
+import math
 import os
 import sys
 import time
 
 from tqdm import tqdm
 
+from src.errors import UserError
+
 COLUMNS = ('epoch', 'step', 'learning_rate', 'loss', 'gradient_norm', 'top1', 'top5', 'images_per_second')
 
 
 class Monitor:
     """Follows the steps of a run; `step` takes device tensors and reads them only when a line is due.
+
+    A loss or gradient norm that is not finite ends the run (UserError) when it is read, which is before
+    every checkpoint.
 
     Args:
         folder: where metrics.csv goes; None: silent, without a file (ranks other than 0).
@@ -24,7 +30,8 @@ class Monitor:
         self.metrics = folder and os.path.join(folder, 'metrics.csv')
         self.terminal = _terminal() if folder else None
         self.epochs, self.steps, self.images, self.log_steps = epochs, steps, images, log_steps
-        self.waiting = []                # (loss, norm) tensors since the last line
+        self.waiting = []                # (epoch, step, loss, norm, learning rate) since the last line
+        self.checkpoint = None           # path of the last one written
         self.sums = [0, 0.0, 0.0]        # steps of this epoch, sum of their losses and gradient norms
         self.loss = None
         self.done = 0                    # steps since start, the first (graph compilation) not counted
@@ -39,7 +46,7 @@ class Monitor:
 
     def step(self, epoch, step, loss, norm, learning_rate):
         """Step `step`, from 1, of epoch `epoch` has been launched."""
-        self.waiting.append((loss, norm))
+        self.waiting.append((epoch, step, loss, norm, learning_rate))
         self.bar.update()
         if self.clock is None:
             self._read()
@@ -64,9 +71,13 @@ class Monitor:
         text = 'epoch %d/%d done: mean loss %s' % (epoch, self.epochs, row[3])
         if accuracy:
             text += ', validation top-1 %.2f%% top-5 %.2f%%' % (100 * accuracy.top1, 100 * accuracy.top5)
-        self.print(text)
         if self.metrics:
-            self._write(self._rows(epoch) + [row])
+            rows = self._rows(epoch) + [row]
+            self._write(rows)
+            if accuracy:
+                best = max((earlier for earlier in rows if earlier[5]), key=lambda earlier: float(earlier[5]))
+                text += ', best top-1 %.2f%% in epoch %s' % (100 * float(best[5]), best[0])
+        self.print(text)
 
     def epoch_sums(self):
         """(steps, sum of losses, sum of gradient norms) of this epoch so far, for a checkpoint."""
@@ -102,9 +113,14 @@ class Monitor:
                 print(text, flush=True)
 
     def _read(self):
-        for loss, norm in self.waiting:
-            self.loss = float(loss.asnumpy())
-            self.sums = [self.sums[0] + 1, self.sums[1] + self.loss, self.sums[2] + float(norm.asnumpy())]
+        for epoch, step, loss, norm, rate in self.waiting:
+            self.loss, norm = float(loss.asnumpy()), float(norm.asnumpy())
+            if not math.isfinite(self.loss) or not math.isfinite(norm):
+                self.bar.close()
+                raise UserError('training has diverged in epoch %d, step %d: loss %g, gradient norm %g, learning rate '
+                                '%g; the last good checkpoint is %s; lower --lr_init'
+                                % (epoch, step, self.loss, norm, rate, self.checkpoint or 'none'))
+            self.sums = [self.sums[0] + 1, self.sums[1] + self.loss, self.sums[2] + norm]
         self.waiting = []
 
 

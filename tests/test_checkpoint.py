@@ -124,6 +124,7 @@ def test_only_the_newest_are_kept_by_number(tmp_path):
         (tmp_path / ('nasnet-a-mobile-rank0-%s.ckpt' % name)).write_bytes(b'')
     (tmp_path / 'nasnet-a-mobile-rank1-1_7.ckpt').write_bytes(b'')
     (tmp_path / 'mine.ckpt').write_bytes(b'')
+    (tmp_path / (checkpoint.UNFINISHED + 'nasnet-a-mobile-rank0-11_8.ckpt')).mkdir()
     checkpoint.prune(str(tmp_path), 0, 2)
     assert sorted(os.listdir(str(tmp_path))) == ['mine.ckpt', 'nasnet-a-mobile-rank0-11_10.ckpt',
                                                  'nasnet-a-mobile-rank0-11_9.ckpt',

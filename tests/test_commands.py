@@ -93,19 +93,19 @@ def test_eval_counts_every_image_once(trained, image_folder):
 
 
 def test_resumed_run_is_the_same_run(trained, image_folder, tmp_path):
-    """Stopped by SIGTERM, killed by SIGKILL, gone on twice: the bits and rows of the undisturbed run."""
+    """Stopped by SIGTERM and Ctrl-C, killed by SIGKILL, gone on: the bits and rows of the undisturbed run."""
     command = ('train.py', '--dataset_path', image_folder / 'train', '--eval_dataset_path', image_folder / 'val',
                '--epoch_size', 3, '--save_checkpoint_steps', 1, '--keep_checkpoint_max', 3, '--resume', 'auto',
                '--ckpt_path', tmp_path) + tuple(SMALL_FLAGS)
-    for wanted, number in (('1_1', signal.SIGTERM), ('2_2', signal.SIGKILL)):
+    for wanted, number in (('1_1', signal.SIGTERM), ('1_3', signal.SIGINT), ('2_2', signal.SIGKILL)):
         process = subprocess.Popen([sys.executable] + [str(word) for word in command], cwd=ROOT, text=True,
                                    stdout=subprocess.PIPE)
         while not list(tmp_path.glob('*-%s.ckpt' % wanted)) and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(number)
         output = process.communicate(timeout=300)[0]
-        if number == signal.SIGTERM:
-            assert process.returncode == 143, output
+        if number != signal.SIGKILL:
+            assert process.returncode == 128 + number, output
             assert '--resume %s' % tmp_path in output.strip().split('\n')[-1]
     last = run(*command)
     assert last.returncode == 0, last.stderr
@@ -119,7 +119,7 @@ def test_resumed_run_is_the_same_run(trained, image_folder, tmp_path):
         with open(str(folder / 'metrics.csv')) as file:
             rows.append([row[:-1] for row in csv.reader(file)])         # all but the speed
     assert rows[0] == rows[1]
-    assert not [name for name in os.listdir(str(tmp_path)) if 'unfinished' in name and name.endswith('.csv')]
+    assert not list(tmp_path.glob('*unfinished*'))
 
 
 def test_resume_refuses_another_run_and_a_damaged_file(trained, image_folder, tmp_path):
@@ -164,40 +164,6 @@ def exported_batch_size(path):
         except (RuntimeError, ValueError, TypeError):
             continue
     return None
-
-
-def test_mistakes_are_one_sentence(trained, image_folder, tmp_path):
-    last = trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt'
-    text = tmp_path / 'text.ckpt'
-    text.write_text('not a checkpoint')
-    val, cpu = image_folder / 'val', ('--platform', 'CPU')
-    train_small = ('train.py', '--ckpt_path', tmp_path / 'new') + tuple(SMALL_FLAGS)
-    for command, culprit in [
-            (train_small + ('--dataset_path', tmp_path / 'absent'), 'absent'),
-            (train_small + ('--dataset_path', text), 'text.ckpt'),
-            (train_small + ('--dataset_path', image_folder / 'train', '--num_classes', 3), '--num_classes 4'),
-            (train_small + ('--dataset_path', image_folder / 'train', '--batch_size', 33), '--batch_size'),
-            (('eval.py', '--dataset_path', val, '--checkpoint', tmp_path / 'a.ckpt') + cpu, 'a.ckpt'),
-            (('eval.py', '--dataset_path', val, '--checkpoint', tmp_path) + cpu, str(tmp_path)),
-            (('eval.py', '--dataset_path', val, '--checkpoint', text) + cpu, 'text.ckpt'),
-            (('eval.py', '--dataset_path', val, '--checkpoint', last, '--num_classes', 5) + cpu, 'classifier.'),
-            (('eval.py', '--dataset_path', val, '--checkpoint', last, '--cells_per_stage', 2) + cpu, 'lacks cell_'),
-            (('export.py', '--ckpt_file', last, '--file_format', 'AIR', '--file_name', tmp_path / 'x') + cpu,
-             'Ascend'),
-            (('eval.py', '--dataset_path', val, '--checkpoint', last), '--platform CPU'),
-            (('train.py', '--dataset_path', val, '--num_classes', 4), '--platform CPU')]:
-        if culprit == '--platform CPU' and gpu_present():
-            continue
-        process = run(*command)
-        assert process.returncode == 1, (command, process.stdout)
-        assert process.stderr.startswith('error: ') and process.stderr.count('\n') == 1, process.stderr
-        assert culprit in process.stderr and process.stdout == ''
-    assert os.listdir(str(tmp_path)) == ['text.ckpt']
-
-
-def gpu_present():
-    """Whether the machine has an NVIDIA driver, where these commands are no mistake."""
-    return os.path.exists('/proc/driver/nvidia/version')
 
 
 def test_help_names_every_flag():

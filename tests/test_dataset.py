@@ -20,7 +20,7 @@ COUNTS = {'ant': 7, 'bee': 5, 'cat': 11}        # 23 images
 
 def config(**changes):
     values = dict(random_seed=1, rank=0, group_size=1, work_nums=2, batch_size=4, num_classes=3,
-                  image_size=32, crop_min_area=0.08, color_jitter=0.4)
+                  image_size=32, crop_min_area=0.08, color_jitter=0.4, on_bad_image='skip')
     values.update(changes)
     return SimpleNamespace(**values)
 
