@@ -1,9 +1,9 @@
 """Kill training again and again and see that nothing is lost: python tools/crash_test.py [--kills 20] [--seed 1].
 
-Trains the small network on real JPEGs once undisturbed, then once more, killed by SIGKILL at random moments,
-every other time in the middle of writing a checkpoint, and resumed by --resume auto. After each kill every
-file under a checkpoint's name must be whole; at the end checkpoint and metrics.csv must be the undisturbed
-run's, bit for bit.
+Trains the small network on real JPEGs once undisturbed, then once more, killed by SIGKILL in turn while a
+checkpoint is being written, between two of them, and at any moment from the start on, and resumed by
+--resume auto. After each kill every file under a checkpoint's name must be whole; at the end checkpoint and
+metrics.csv must be the undisturbed run's, bit for bit.
 """
 import argparse
 import csv
@@ -24,37 +24,47 @@ from tools.make_demo_dataset import make  # noqa: E402  pylint: disable=wrong-im
 
 FLAGS = ('--platform CPU --penultimate_filters 96 --cells_per_stage 1 --num_classes 8 --image_size 72 --batch_size 8 '
          '--save_checkpoint_steps 1 --keep_checkpoint_max 3 --resume auto').split()
-EPOCHS, STEPS = 8, 4
+STEPS = 4       # of an epoch
 
 
-def start(folder, images):
+def start(folder, images, epochs):
     """Start a training process."""
     return subprocess.Popen([sys.executable, os.path.join(ROOT, 'train.py'), '--dataset_path', images, '--ckpt_path',
-                             folder, '--epoch_size', str(EPOCHS)] + FLAGS, stdout=subprocess.DEVNULL)
+                             folder, '--epoch_size', str(epochs)] + FLAGS, stdout=subprocess.DEVNULL)
 
 
-def kill_somewhere(process, folder, draw, in_save):
-    """Kill `process` in a checkpoint's writing or at a random moment; True if it was in the writing."""
-    patience = time.time() + 120
-    moment = time.time() + draw.uniform(0, 12)
-    saves = draw.randint(1, 3)
-    seen = set()
-    while process.poll() is None and time.time() < patience:
-        unfinished = half_written(folder)
-        seen.update(unfinished)
-        if in_save and unfinished and len(seen) >= saves or not in_save and time.time() >= moment:
+def kill_somewhere(process, folder, draw, where):
+    """Kill `process` in the 'write' of a checkpoint, in 'training' between saves, or 'anywhere' from its start on.
+
+    Returns whether it left a half written checkpoint.
+    """
+    earlier, began = half_written(folder), time.time()
+    moment = began + draw.uniform(0, 12) if where == 'anywhere' else None
+    saves, seen = draw.randint(1, 3), set()
+    while process.poll() is None and time.time() < began + 200:
+        writing = half_written(folder) - earlier
+        seen |= writing
+        if where == 'training' and seen and moment is None:
+            moment = time.time() + draw.uniform(0, 1.5)
+        if where == 'write' and writing and len(seen) >= saves or moment is not None and time.time() >= moment:
             process.kill()
             break
         time.sleep(0.0005)
     process.wait()
-    return bool(half_written(folder))
+    return bool(half_written(folder) - earlier)
 
 
 def half_written(folder):
-    """Names of checkpoints of which a part is on the disk, not under its name yet."""
-    names = [name for name in os.listdir(folder) if name.startswith(checkpoint.UNFINISHED)]
-    return [name for name in names if os.path.isdir(os.path.join(folder, name))
-            and os.listdir(os.path.join(folder, name))]
+    """Checkpoints of which a part is on the disk, not under its name yet: {(name, inode of its folder)}."""
+    found = set()
+    for name in os.listdir(folder):
+        if name.startswith(checkpoint.UNFINISHED):
+            try:
+                if os.listdir(os.path.join(folder, name)):
+                    found.add((name, os.stat(os.path.join(folder, name)).st_ino))
+            except OSError:         # moved meanwhile
+                pass
+    return found
 
 
 def rows(folder):
@@ -65,16 +75,17 @@ def rows(folder):
 
 def crash_test(kills, seed, work):
     """Returns (kills, kills in the middle of a write); raises UserError where a promise is broken."""
+    epochs = 3 * kills      # enough that the run outlives its kills
     images, whole, killed = (os.path.join(work, name) for name in ('images', 'whole', 'killed'))
     make(images, STEPS, 1, seed)
     images = os.path.join(images, 'train')
-    if start(whole, images).wait() != 0:
+    if start(whole, images, epochs).wait() != 0:
         raise UserError('the undisturbed run failed: see above')
     os.makedirs(killed)
     draw, done, in_write = random.Random(seed), 0, 0
     while done < kills:
-        process = start(killed, images)
-        in_write += kill_somewhere(process, killed, draw, done % 2 == 1)
+        process = start(killed, images, epochs)
+        in_write += kill_somewhere(process, killed, draw, ('write', 'training', 'anywhere')[done % 3])
         if process.returncode == 0:
             raise UserError('the run ended after %d kills: it is too short for %d' % (done, kills))
         if process.returncode != -9:
@@ -83,10 +94,12 @@ def crash_test(kills, seed, work):
         newest = checkpoint.list_checkpoints(killed, 0)
         for path in newest:
             checkpoint.load(path)
+        if done > 2 and not newest:
+            raise UserError('no checkpoint is left after %d kills' % done)
         print('kill %d: newest checkpoint %s' % (done, os.path.basename(newest[-1]) if newest else 'none'), flush=True)
-    if start(killed, images).wait() != 0:
+    if start(killed, images, epochs).wait() != 0:
         raise UserError('the last run failed: see above')
-    name = os.path.basename(checkpoint.checkpoint_path('', 0, EPOCHS, STEPS))
+    name = os.path.basename(checkpoint.checkpoint_path('', 0, epochs, STEPS))
     one, other = (checkpoint.load(os.path.join(folder, name)).arrays for folder in (whole, killed))
     differing = [key for key in set(one) | set(other) if not np.array_equal(one.get(key), other.get(key))]
     if differing or rows(whole) != rows(killed):
