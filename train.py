@@ -1,5 +1,6 @@
 """Train NASNet-A-Mobile on a folder of images: python train.py --dataset_path DIR (see --help)."""
 import os
+import shlex
 import sys
 import time
 
@@ -115,9 +116,10 @@ def train(flags, config):
 
 
 def end(path, stop):
-    """Say how to go on, and end with the signal's status."""
+    """Print the command that goes on, and end with the signal's status."""
     if path:
-        print('stopped by a signal; to go on, give the same command with --resume %s' % path, flush=True)
+        command = ['python'] + sys.argv + ['--resume', path]        # of two --resume the last one counts
+        print('stopped by a signal; this goes on: %s' % ' '.join(map(shlex.quote, command)), flush=True)
     sys.exit(stop.status)
 
 

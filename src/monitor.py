@@ -41,8 +41,8 @@ class Monitor:
     def begin_epoch(self, epoch, sums=(0, 0.0, 0.0)):
         """Epoch `epoch`, from 1, starts; `sums`: those of its steps that an earlier process has done."""
         self.sums = list(sums)
-        self.bar = tqdm(total=self.steps, initial=self.sums[0], desc='epoch %d/%d' % (epoch, self.epochs), unit='step', leave=False,
-                        file=self.terminal, disable=self.terminal is None, dynamic_ncols=True)
+        self.bar = tqdm(total=self.steps, initial=self.sums[0], desc='epoch %d/%d' % (epoch, self.epochs), unit='step',
+                        leave=False, file=self.terminal, disable=self.terminal is None, dynamic_ncols=True)
 
     def step(self, epoch, step, loss, norm, learning_rate):
         """Step `step`, from 1, of epoch `epoch` has been launched."""

@@ -1,12 +1,15 @@
 """What a long run meets: kills, a full disk, broken images, numbers that overflow."""
+import fcntl
 import io
 import json
 import os
 import re
 import resource
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from types import SimpleNamespace
 
@@ -17,7 +20,9 @@ from PIL import Image
 from nasnet_a_mobile import NASNetAMobile
 from src import checkpoint
 from src.errors import UserError
+from src.framework import Tensor
 from src.image import decode, verify
+from src.monitor import Monitor
 from tests.conftest import ROOT, SMALL_FLAGS, run
 
 
@@ -126,6 +131,13 @@ def test_a_full_disk_stops_with_the_last_checkpoint_intact(image_folder, tmp_pat
     assert re.match(r'error: the checkpoint \S+2_1\.ckpt cannot be written', process.stderr), process.stderr
     assert process.stderr.count('\n') == 1
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(str(tmp_path))} == before
+    # With room again it goes on, and ends where a run that never met the limit ends.
+    assert run(*command + ('--epoch_size', 2, '--resume', 'auto')).returncode == 0
+    whole = tmp_path / 'undisturbed'
+    assert run(*command + ('--epoch_size', 2, '--ckpt_path', whole)).returncode == 0
+    name = 'nasnet-a-mobile-rank0-2_4.ckpt'
+    one, other = (checkpoint.load(str(folder / name)).arrays for folder in (tmp_path, whole))
+    assert one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
 
 
 def test_a_full_disk_may_be_outlived(image_folder, tmp_path):
@@ -142,6 +154,21 @@ def test_no_room_is_said_at_the_start(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda folder: SimpleNamespace(free=80 << 20))
     with pytest.raises(UserError, match='has 80 MiB free, a checkpoint takes 88 MiB: make room'):
         checkpoint.check_room(str(tmp_path), network)
+
+
+def test_the_progress_bar_goes_to_the_terminal_alone(monkeypatch, capsys, tmp_path):
+    master, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 30, 100, 0, 0))
+    monkeypatch.setenv('PROGRESS_FD', str(terminal))
+    monitor = Monitor(str(tmp_path), epochs=2, steps=3, images=8, log_steps=3)
+    monitor.begin_epoch(1)
+    for step in range(3):
+        monitor.step(1, step + 1, Tensor(np.float32(2)), Tensor(np.float32(1)), 0.1)
+    monitor.end_epoch(1, 0.1)
+    shown, printed = os.read(master, 100000).decode(), capsys.readouterr().out
+    os.close(master), os.close(terminal)
+    assert 'epoch 1/2:   0%|' in shown and '3/3' in shown
+    assert '%|' not in printed and 'epoch 1/2 step 3/3 loss 2.0000' in printed
 
 
 def test_a_second_signal_ends_at_once():
