@@ -6,9 +6,9 @@ and W are fixed. What was written is read back and compared with the live networ
 import os
 import tempfile
 
-import numpy as np
+from src import framework       # before NumPy: see _keep_ctrl_c there
+import numpy as np  # pylint: disable=wrong-import-order
 
-from src import framework
 from src.build import build_network
 from src.checkpoint import load, network_config, restore
 from src.cli import Parser, make_config

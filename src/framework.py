@@ -3,11 +3,14 @@
 Everything else imports MindSpore's names from here, so that MindSpore is never imported before the
 libraries it needs are in the process.
 """
+import _thread
 import ctypes
 import glob
 import os
+import signal
 import sys
 import sysconfig
+import threading
 from contextlib import contextmanager
 
 from src.errors import UserError
@@ -17,6 +20,20 @@ os.environ.setdefault('GLOG_v', '3')                       # errors only
 # CPU alone: from AVX-512 on, the oneDNN of MindSpore 2.10 runs most of these convolutions by its
 # reference code (`ONEDNN_VERBOSE=1` shows jit_uni_ncsp:conv+ref:any), ten times slower than its AVX2 code.
 os.environ.setdefault('ONEDNN_MAX_CPU_ISA', 'AVX2')
+
+
+def _keep_ctrl_c():
+    """Bring Ctrl-C to Python's handler, also while MindSpore 2 runs a graph: there its own makes a SIGTERM of it.
+
+    SIGINT is blocked in every thread, those of MindSpore inherit that, and one thread waits for it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def wait():
+        while True:
+            signal.sigwait({signal.SIGINT})
+            _thread.interrupt_main()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _preload_cuda_wheels():
@@ -73,6 +90,7 @@ def _import_mindspore():
                         % ((error,) + sys.version_info[:2]))
 
 
+_keep_ctrl_c()
 _preload_cuda_wheels()
 mindspore = _import_mindspore()
 

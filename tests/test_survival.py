@@ -172,8 +172,8 @@ def test_the_progress_bar_goes_to_the_terminal_alone(monkeypatch, capsys, tmp_pa
 
 
 def test_a_second_signal_ends_at_once():
-    process = subprocess.Popen([sys.executable, '-c', 'import time\nfrom src.signals import StopRequest\n'
-                                'stop = StopRequest()\nprint("ready", flush=True)\nwhile True: time.sleep(0.1)'],
+    process = subprocess.Popen([sys.executable, '-c', 'import time\nimport src.framework\n'
+                                'from src.signals import StopRequest\nstop = StopRequest()\nprint("ready", flush=True)\nwhile True: time.sleep(0.1)'],
                                cwd=ROOT, stdout=subprocess.PIPE)
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
