@@ -4,9 +4,10 @@ import zlib
 import numpy as np
 
 SEED = 20
-# variant: (constructor arguments, image size, images). The full network, and a narrow one of the same cells.
+# variant: (constructor arguments, image size, images). The full network, and narrower ones of the same cells.
 VARIANTS = {'full': ({'num_classes': 1000, 'penultimate_filters': 1056}, 224, 2),
-            'narrow': ({'num_classes': 10, 'penultimate_filters': 192}, 64, 8)}
+            'narrow': ({'num_classes': 10, 'penultimate_filters': 192}, 64, 8),
+            'thin': ({'num_classes': 10, 'penultimate_filters': 96}, 64, 4)}
 PROBES = 4      # random directions a gradient is projected on
 
 
@@ -26,6 +27,15 @@ def parameter(name, shape):
         return random.uniform(0.4, 1.6, shape).astype(np.float32)
     fan_in = int(np.prod(shape[1:]))
     return random.normal(0, np.sqrt(1.6 / fan_in), shape).astype(np.float32)
+
+
+def coarse_parameter(name, shape):
+    """The same in steps of 1/32, which compress."""
+    value = np.round(plain_parameter(name, shape) * 32) / 32
+    return (np.maximum(value, 0.25) if name.endswith('.moving_variance') else value).astype(np.float32)
+
+
+plain_parameter = parameter
 
 
 def images(variant):
