@@ -1,12 +1,17 @@
-"""Accuracy of a checkpoint on a folder of images: python eval.py --dataset_path DIR --checkpoint FILE."""
-import os
+"""Accuracy of a checkpoint on a folder of images, or the classes of single images (see --help).
+
+    python eval.py --dataset_path DIR --checkpoint FILE
+    python eval.py --image FILE_OR_FOLDER... --checkpoint FILE
+"""
+import sys
 import time
 
 from src import framework
 from src.build import build_network
 from src.checkpoint import load, network_config, restore
+from src.classify import class_names, classify, find_images, readable, show
 from src.cli import Parser, make_config
-from src.dataset import create_dataset, load_class_names
+from src.dataset import create_dataset
 from src.evaluation import evaluate
 from src.train_step import EvalStep
 
@@ -14,29 +19,50 @@ from src.train_step import EvalStep
 def parse(argv=None):
     """Flags, checkpoint, and configuration: the checkpoint's network under the command line's values."""
     parser = Parser('Evaluate a checkpoint of NASNet-A-Mobile.')
-    parser.add_argument('--dataset_path', required=True, metavar='DIR', help='images, a folder per class')
+    parser.add_argument('--dataset_path', metavar='DIR', help='images, a folder per class')
+    parser.add_argument('--image', nargs='+', metavar='FILE_OR_FOLDER', help='classify these instead')
     parser.add_argument('--checkpoint', required=True, metavar='FILE', help='checkpoint of train.py')
+    parser.add_argument('--format', default='table', choices=('table', 'csv', 'json'), help='of the classes of images')
+    parser.add_argument('--report', metavar='DIR', help='write per-class accuracy, confusion matrix and mistakes there')
+    parser.add_weights()
     parser.add_config_keys()
     flags, given = parser.parse(argv)
+    if (flags.dataset_path is None) == (flags.image is None):
+        parser.error('give either --dataset_path DIR or --image FILE_OR_FOLDER...')
+    if flags.report and flags.image:
+        parser.error('--report needs --dataset_path: single images have no true class')
     checkpoint = load(flags.checkpoint)
     return flags, checkpoint, make_config(network_config(checkpoint), given)
 
 
 def main(flags, checkpoint, config):
-    """Print top-1 and top-5 accuracy."""
+    """Print accuracies, or the best classes of images; returns the exit status."""
     framework.use_device(flags.platform, flags.device_id)
+    folders = class_names(flags.checkpoint, config.num_classes)
+    names = readable(folders, config.num_classes)
+    files = flags.image and find_images(flags.image)
     network = build_network(config, training=False)
-    restore(checkpoint, network)
-    names = os.path.join(os.path.dirname(flags.checkpoint), 'classes.txt')
-    dataset = create_dataset(flags.dataset_path, config, training=False,
-                             class_names=load_class_names(names) if os.path.exists(names) else None)
+    restore(checkpoint, network, flags.weights)
+    step = EvalStep(network)
+    if flags.image:
+        config.batch_size = min(config.batch_size, len(files))
+        return 1 if show(classify(step, files, config), names, flags.format) else 0
+    dataset = create_dataset(flags.dataset_path, config, training=False, class_names=folders)
+    report = None
+    if flags.report:
+        from src.report import Report       # matplotlib takes a second
+        report = Report(dataset, names)
     start = time.time()
-    accuracy = evaluate(EvalStep(network), dataset)
+    accuracy = evaluate(step, dataset, report and report.see)
     print('acc=%.2f%%(TOP1)' % (100 * accuracy.top1))
     print('acc=%.2f%%(TOP5)' % (100 * accuracy.top5))
     print('%d images, %d unreadable and left out, %.1f s with graph compilation, %.1f img/s'
           % (accuracy.images, accuracy.skipped, time.time() - start, accuracy.images_per_second))
+    if report:
+        report.write(flags.report)
+        print('report: %s' % flags.report)
+    return 0
 
 
 if __name__ == '__main__':
-    main(*parse())
+    sys.exit(main(*parse()))

@@ -6,11 +6,13 @@ import time
 
 from src import framework
 from src.build import build_network, build_train_step
-from src.checkpoint import SaveError, check_room, checkpoint_path, list_checkpoints, prune, resume, save
+from src.checkpoint import (SaveError, check_room, checkpoint_path, keep_best, list_checkpoints, load, prune, restore,
+                            resume, save, state)
 from src.cli import Parser, boolean, make_config
 from src.config import presets
 from src.dataset import create_dataset, save_class_names
 from src.draws import dropout_mask
+from src.ema import average_decay
 from src.errors import UserError
 from src.evaluation import evaluate
 from src.framework import Tensor
@@ -32,6 +34,8 @@ def parse(argv=None):
                         help='one of several data-parallel processes, started by mpirun or msrun')
     parser.add_argument('--resume', metavar='FILE|auto',
                         help='continue from this checkpoint, or from the newest good one in ckpt_path')
+    parser.add_argument('--pretrained', metavar='FILE',
+                        help='start from the weights of this checkpoint; classifiers of other classes start anew')
     parser.add_argument('--preset', default='imagenet', choices=sorted(presets), help='values of src/config.py')
     parser.add_config_keys()
     flags, given = parser.parse(argv)
@@ -47,11 +51,13 @@ def train(flags, config):
     validation = flags.eval_dataset_path and create_dataset(flags.eval_dataset_path, config, training=False,
                                                             class_names=dataset.class_names)
     network = initialize(build_network(config, training=True), config.random_seed)
+    fresh = flags.pretrained and restore(load(flags.pretrained), network, new_classes=True)
     train_step, eval_step = build_train_step(network, config), EvalStep(network)
+    learned = [part for part in (train_step.optimizer, train_step.average) if part is not None]
     steps = dataset.get_dataset_size()
     writes = config.rank == 0 or not config.is_save_on_master
     position = flags.resume and resume(flags.resume, config.ckpt_path, 0 if config.is_save_on_master else config.rank,
-                                       config, dataset.num_images, network, train_step.optimizer)
+                                       config, dataset.num_images, network, *learned)
     if writes:
         open_folder(config.ckpt_path, config.rank, flags.resume)
         check_room(config.ckpt_path, network)
@@ -68,13 +74,17 @@ def train(flags, config):
         monitor.print('resuming %s in epoch %d after step %d' % (path, start + 1, sums[0]))
     elif flags.resume:
         monitor.print('no checkpoint in %s: starting fresh' % config.ckpt_path)
+    if flags.pretrained and not position:
+        monitor.print('starting from %s%s' % (flags.pretrained, '; anew: ' + ', '.join(fresh) if fresh else ''))
 
     def write(epoch, step, position):
         """Write the checkpoint {epoch}_{step}; (epoch, sums) is where a resumed run goes on."""
         meta = {'epoch': position[0], 'sums': position[1], 'images': dataset.num_images, 'config': vars(config)}
         target = checkpoint_path(config.ckpt_path, config.rank, epoch + 1, step)
         try:
-            save(target, network, train_step.optimizer, meta)
+            save(target, state(network, *learned), meta)
+            if position[1] == NO_STEPS and monitor.best(epoch + 1)[1] == epoch + 1:
+                keep_best(target)
         except SaveError as error:
             if config.on_save_error == 'stop':
                 raise
@@ -84,6 +94,14 @@ def train(flags, config):
         monitor.checkpoint = target
         return target
 
+    def validate():
+        if train_step.average is None:
+            return evaluate(eval_step, validation)
+        with train_step.average.applied():
+            return evaluate(eval_step, validation)
+
+    if writes and position and tuple(sums) == NO_STEPS and monitor.best(start)[1] == start:
+        keep_best(path)         # the run may have been killed just before
     stop = StopRequest()
     for epoch in range(start, config.epoch_size):
         train_step.set_train(True)
@@ -94,7 +112,9 @@ def train(flags, config):
             mask = dropout_mask(config.random_seed, epoch, first, config.batch_size, config.penultimate_filters,
                                 config.dropout_keep_prob)
             loss, norm = train_step(Tensor(batch.images), Tensor(batch.labels), Tensor(batch.color), Tensor(mask),
-                                    Tensor(rate, framework.mindspore.float32))
+                                    Tensor(rate, framework.mindspore.float32),
+                                    Tensor(average_decay(epoch * steps + step, config.ema_decay),
+                                           framework.mindspore.float32))
             monitor.step(epoch + 1, step + 1, loss, norm, rate)
             due = config.save_checkpoint_steps and (step + 1) % config.save_checkpoint_steps == 0
             if writes and (stop or due):
@@ -102,7 +122,7 @@ def train(flags, config):
             if stop:
                 end(path, stop)
         sums, paused = NO_STEPS, time.time()
-        accuracy = validation and evaluate(eval_step, validation)
+        accuracy = validation and validate()
         monitor.pause(time.time() - paused)
         # The row first: a kill between the two repeats the row, never leaves it out.
         monitor.end_epoch(epoch + 1, learning_rate((epoch + 1) * steps - 1, steps, config), accuracy)

@@ -1,5 +1,6 @@
 """The network and its training step as a configuration asks for them."""
 from nasnet_a_mobile import NASNetAMobile
+from src.ema import MovingAverage
 from src.framework import GroupMean
 from src.loss import NASNetLoss
 from src.optimizer import FlatRMSProp
@@ -13,9 +14,16 @@ def build_network(config, training):
 
 
 def build_train_step(network, config):
-    """TrainStep with the recipe's loss and optimizer."""
+    """TrainStep with the recipe's loss and optimizer; `freeze` and `ema_decay` as the configuration says."""
+    frozen = ()
+    if config.freeze == 'backbone':
+        frozen = (network.stem_conv, network.stem_bn, network.chain)
+        for cell in frozen:
+            for parameter in cell.get_parameters():
+                parameter.requires_grad = False
     loss = NASNetLoss(config.num_classes, config.label_smooth_factor, config.aux_factor)
     optimizer = FlatRMSProp(network.trainable_params(), config.weight_decay, config.momentum, config.rmsprop_decay,
                             config.opt_eps, config.clip_norm, config.loss_scale,
                             GroupMean(config.group_size) if config.group_size > 1 else None)
-    return TrainStep(network, loss, optimizer, config.loss_scale)
+    average = MovingAverage(network) if config.ema_decay else None
+    return TrainStep(network, loss, optimizer, config.loss_scale, average, frozen)

@@ -1,7 +1,7 @@
 """Checkpoint files: whole or absent, checked on the way in, readable by plain mindspore.load_checkpoint.
 
 A file holds every parameter of the network under its own name, the optimizer's state as
-mean_square.NAME and moment.NAME, `meta` (JSON as uint8: configuration, epoch, step) and `digest`
+mean_square.NAME and moment.NAME, moving averages as ema.NAME, `meta` (JSON as uint8: configuration, epoch, step) and `digest`
 (SHA-256 of all the rest), because MindSpore notices neither a flipped bit nor a lost record.
 """
 import hashlib
@@ -20,7 +20,9 @@ from src.framework import Tensor, mindspore, without_chatter
 
 Checkpoint = namedtuple('Checkpoint', 'path arrays meta')
 UNFINISHED = '.unfinished-'      # a checkpoint in the making is in a folder of this name and its own
-_STATE = ('mean_square.', 'moment.')
+BEST = 'nasnet-a-mobile-best.ckpt'
+_STATE = ('mean_square.', 'moment.', 'ema.')
+_HEADS = ('classifier.', 'auxiliary_head.')
 
 
 class SaveError(UserError):
@@ -50,20 +52,30 @@ def check_room(folder, network):
                         '--ckpt_path' % (folder, free >> 20, needed >> 20))
 
 
-def save(path, network, optimizer, meta):
+def state(network, *others):
+    """{name: array} of a network's parameters and of the state() of optimizer and moving averages."""
+    arrays = {p.name: p.asnumpy() for p in network.get_parameters()}
+    for other in others:
+        arrays.update(other.state())
+    return arrays
+
+
+def save(path, arrays, meta):
     """Write a checkpoint under another name, then move it to `path`: a kill leaves the old file or the new.
+
+    Args:
+        arrays: {name: array}, the parameters of the network and the state of what trains it.
+        meta: what JSON can say: configuration and position.
 
     Raises:
         SaveError: the folder cannot be written or the disk is full; `path` is as it was.
         UserError: a value is not finite; likewise.
     """
-    arrays = {p.name: p.asnumpy() for p in network.get_parameters()}
-    arrays.update(optimizer.state())
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise UserError('%s is not finite any more: training has diverged, %s is not written; lower --lr_init '
                             'and go on from an earlier checkpoint' % (name, path))
-    arrays['meta'] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
+    arrays = dict(arrays, meta=np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8))
     arrays['digest'] = _digest(arrays)
     # In a folder of its own: MindSpore 2 writes under yet another name beside the one it is given.
     folder, name = os.path.split(path)
@@ -121,34 +133,73 @@ def load(path):
     return Checkpoint(path, arrays, meta)
 
 
-def restore(checkpoint, network):
-    """Set every parameter of `network`; optimizer state, and an auxiliary head it lacks, are left aside.
+def keep_best(path):
+    """Keep the checkpoint `path` as BEST in its folder, whatever is pruned later.
 
     Raises:
-        UserError: a missing or extra parameter, or another shape, named.
+        SaveError: the folder cannot be written or the disk is full.
     """
+    folder = os.path.dirname(path)
+    best, unfinished = os.path.join(folder, BEST), os.path.join(folder, UNFINISHED + BEST)
+    try:
+        if os.path.exists(unfinished):
+            os.remove(unfinished)
+        try:
+            os.link(path, unfinished)       # checkpoints are never written to again
+        except OSError:                     # a file system without links
+            shutil.copyfile(path, unfinished)
+            _sync(unfinished)
+        os.replace(unfinished, best)
+        _sync(folder or '.')
+    except OSError as error:
+        raise SaveError('%s cannot be written (%s): make room or choose another --ckpt_path' % (best, error.strerror))
+
+
+def restore(checkpoint, network, weights=None, new_classes=False):
+    """Set the parameters of `network`; optimizer state, and an auxiliary head it lacks, are left aside.
+
+    Args:
+        weights: 'raw', 'ema' (the moving averages), or None: the averages if there are any.
+        new_classes: tensors of the classifiers that are missing or of another shape stay as they are.
+
+    Returns:
+        Names of the parameters that stay as they are.
+
+    Raises:
+        UserError: no moving averages; a missing or extra parameter, or another shape, named.
+    """
+    arrays = {name[len('ema.'):]: array for name, array in checkpoint.arrays.items() if name.startswith('ema.')}
+    if weights == 'ema' and not arrays:
+        raise UserError('%s has no moving averages: use --weights raw' % checkpoint.path)
+    if weights == 'raw' or not arrays:
+        arrays = {name: array for name, array in checkpoint.arrays.items() if not name.startswith(_STATE)}
     wanted = {p.name: p for p in network.get_parameters()}
-    names = {name for name in checkpoint.arrays if not name.startswith(_STATE)}
     if not any(name.startswith('auxiliary_head.') for name in wanted):
-        names = {name for name in names if not name.startswith('auxiliary_head.')}
+        arrays = {name: array for name, array in arrays.items() if not name.startswith('auxiliary_head.')}
+    kept = sorted(name for name, parameter in wanted.items() if new_classes and name.startswith(_HEADS)
+                  and (name not in arrays or arrays[name].shape != tuple(parameter.shape)))
+    for name in kept:
+        wanted.pop(name)
+        arrays.pop(name, None)
     remedy = 'it is a checkpoint of another network'
-    for what, which in (('lacks', set(wanted) - names), ('has unknown', names - set(wanted))):
+    for what, which in (('lacks', set(wanted) - set(arrays)), ('has unknown', set(arrays) - set(wanted))):
         if which:
             raise UserError('%s does not fit: it %s %s%s; %s'
                             % (checkpoint.path, what, min(which),
                                ' and %d more' % (len(which) - 1) if len(which) > 1 else '', remedy))
-    for name in sorted(names):
-        array, parameter = checkpoint.arrays[name], wanted[name]
-        if array.shape != tuple(parameter.shape) or array.dtype != np.float32:
+    for name, array in sorted(arrays.items()):
+        shape = tuple(wanted[name].shape)
+        if array.shape != shape or array.dtype != np.float32:
             hint = 'set --num_classes %d' % array.shape[0] if name.startswith('classifier.') else remedy
             raise UserError('%s does not fit: %s is %s %s there, %s float32 in this network; %s'
-                            % (checkpoint.path, name, array.shape, array.dtype, tuple(parameter.shape), hint))
-    for name in names:
-        wanted[name].set_data(Tensor(checkpoint.arrays[name]))
+                            % (checkpoint.path, name, array.shape, array.dtype, shape, hint))
+    for name, array in arrays.items():
+        wanted[name].set_data(Tensor(array))
+    return kept
 
 
-def resume(which, folder, rank, config, images, network, optimizer):
-    """Set network and optimizer from a checkpoint of the same run; returns its meta, {} to start fresh.
+def resume(which, folder, rank, config, images, network, *others):
+    """Set network and `others` (optimizer, moving averages) from a checkpoint of the same run; returns its meta, {} to start fresh.
 
     Args:
         which: path of a checkpoint, or 'auto': the newest good one of `folder`; damaged ones are named.
@@ -176,8 +227,9 @@ def resume(which, folder, rank, config, images, network, optimizer):
     if differing:
         raise UserError('%s is of another run (%s): set the same values, or start anew in another --ckpt_path'
                         % (loaded.path, '; '.join(differing)))
-    restore(loaded, network)
-    optimizer.load_state(loaded.arrays)
+    restore(loaded, network, 'raw')
+    for other in others:
+        other.load_state(loaded.arrays)
     return dict(loaded.meta, path=loaded.path)
 
 

@@ -19,6 +19,11 @@ class Parser(argparse.ArgumentParser):
         self.add_argument('--platform', default='GPU', choices=('GPU', 'CPU', 'Ascend'), help='where to run')
         self.add_argument('--device_id', default=0, type=_at_least_zero, metavar='N', help='which device of it')
 
+    def add_weights(self):
+        """--weights, for the programs that use a checkpoint."""
+        self.add_argument('--weights', choices=('ema', 'raw'), help='moving averages (taken if there are any), or '
+                                                                    'the weights that training steps went on from')
+
     def add_config_keys(self):
         """One flag for each key of src/config.py; keys not given are absent from the result."""
         group = self.add_argument_group('configuration (defaults: src/config.py)')

@@ -35,6 +35,8 @@ nasnet_a_mobile_config_gpu = {
     'bn_decay': 0.9997,           # decay of the BatchNorm moving averages [slim]
     'dropout_keep_prob': 0.5,     # share of features kept before the classifier [slim]
 
+    'freeze': 'none',             # backbone: train the classifiers alone, the rest stays as it is
+
     # Loss
     'label_smooth_factor': 0.1,   # probability spread evenly over all classes [slim]
     'aux_factor': 0.4,            # weight of the auxiliary head's loss [slim]; 0: no auxiliary head
@@ -48,6 +50,7 @@ nasnet_a_mobile_config_gpu = {
     'opt_eps': 1.0,               # inside the root [slim]
     'rmsprop_decay': 0.9,         # decay of the mean square [slim]
     'clip_norm': 10.0,            # gradients are scaled down to this global norm [paper]; 0: off
+    'ema_decay': 0.0,             # decay of the moving averages of the weights, TF-Slim's is 0.9999; 0: none
     'loss_scale': 1,              # multiplies the loss before, divides the gradients after the backward pass
 }
 
@@ -73,7 +76,7 @@ presets = {
     },
 }
 
-choices = {'on_bad_image': ('skip', 'stop'), 'on_save_error': ('stop', 'continue')}
+choices = {'on_bad_image': ('skip', 'stop'), 'on_save_error': ('stop', 'continue'), 'freeze': ('none', 'backbone')}
 
 # What a resumed run may set anew: nothing that changes which bits come out of a step.
 free_on_resume = ('rank', 'work_nums', 'epoch_size', 'log_steps', 'save_checkpoint_steps', 'keep_checkpoint_max',
@@ -89,5 +92,5 @@ ranges = {
     'cells_per_stage': (1, None), 'bn_decay': (0, 1), 'dropout_keep_prob': (0.01, 1),
     'label_smooth_factor': (0, 1), 'aux_factor': (0, None), 'lr_init': (0, None), 'lr_decay_rate': (0, 1),
     'num_epoch_per_decay': (0.001, None), 'weight_decay': (0, None), 'momentum': (0, 1), 'opt_eps': (0, None),
-    'rmsprop_decay': (0, 1), 'clip_norm': (0, None), 'loss_scale': (1, None),
+    'rmsprop_decay': (0, 1), 'ema_decay': (0, 0.999999), 'clip_norm': (0, None), 'loss_scale': (1, None),
 }

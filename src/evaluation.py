@@ -10,20 +10,23 @@ from src.framework import Tensor, group_sum
 Accuracy = namedtuple('Accuracy', 'top1 top5 images skipped images_per_second')
 
 
-def evaluate(step, dataset):
+def evaluate(step, dataset, see=None):
     """Run `step` (an EvalStep) over `dataset` -> Accuracy; top1 and top5 are shares from 0 to 1.
 
-    In a group every process takes its share of the images, and all get the accuracy over all of them.
+    `see`, if given, is called with (position of the batch's first row among this process's rows, Batch,
+    logits (N, K)). In a group every process takes its share of the images, and all get the accuracy over all of them.
 
     Raises:
         UserError: logits are not finite, or no image could be read.
     """
     correct, images, start = np.zeros(2, np.int64), 0, time.time()
     step.set_train(False)
-    for batch in dataset.batches(0):
+    for number, batch in enumerate(dataset.batches(0)):
         logits = step(Tensor(batch.images)).asnumpy()
         if not np.isfinite(logits).all():
             raise UserError('the network returns values that are not finite: the checkpoint is of a diverged run')
+        if see is not None:
+            see(number * len(logits), batch, logits)
         correct += count_correct(logits, batch.labels, batch.valid)
         images += int(batch.valid.sum())
     top1, top5, images, skipped = group_sum(np.array([*correct, images, len(dataset.skipped)], np.int64),

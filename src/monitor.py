@@ -75,9 +75,14 @@ class Monitor:
             rows = self._rows(epoch) + [row]
             self._write(rows)
             if accuracy:
-                best = max((earlier for earlier in rows if earlier[5]), key=lambda earlier: float(earlier[5]))
-                text += ', best top-1 %.2f%% in epoch %s' % (100 * float(best[5]), best[0])
+                text += ', best top-1 %.2f%% in epoch %d' % self.best(epoch)
         self.print(text)
+
+    def best(self, epoch):
+        """(validation top-1 in per cent, epoch) of the best epoch up to `epoch`, the earliest; (0, 0) without any."""
+        rows = [row for row in self._rows(epoch + 1) if row[5]] if self.metrics else []
+        top1, negative = max(((float(row[5]), -int(row[0])) for row in rows), default=(0, 0))
+        return 100 * top1, -negative
 
     def epoch_sums(self):
         """(steps, sum of losses, sum of gradient norms) of this epoch so far, for a checkpoint."""

@@ -36,25 +36,40 @@ class TrainStep(nn.Cell):
     """Preprocess, forward, loss, backward, optimizer.
 
     construct(images (N, H, W, 3) uint8, labels (N,) int32, color (N, 3) float32, dropout_mask
-    (N, F) float32, learning_rate float32 scalar) -> (loss, gradient norm), float32 scalars. The loss is
-    of this process's images. All randomness comes in as inputs, so a step is a pure function.
+    (N, F) float32, learning_rate float32 scalar, average_decay float32 scalar) -> (loss, gradient norm),
+    float32 scalars. The loss is of this process's images. All randomness comes in as inputs, so a step
+    is a pure function.
+
+    Args:
+        average: MovingAverage to be brought up to date by each step, or None.
+        frozen: cells of the network that stay in evaluation mode (BatchNorm uses its moving averages).
     """
 
-    def __init__(self, network, loss, optimizer, loss_scale=1):
+    def __init__(self, network, loss, optimizer, loss_scale=1, average=None, frozen=()):
         super().__init__(auto_prefix=False)
         self.network = network
         self.loss = loss
         self.optimizer = optimizer
         self.preprocess = Preprocess()
+        self.average = average
+        self.frozen = frozen
         self.loss_scale = float(loss_scale)
         self.loss_and_gradients = ops.value_and_grad(self.scaled_loss, None, optimizer.parameters)
 
     def scaled_loss(self, images, labels, dropout_mask):
         return self.loss(self.network(images, dropout_mask), labels) * self.loss_scale
 
-    def construct(self, images, labels, color, dropout_mask, learning_rate):
+    def set_train(self, mode=True):
+        super().set_train(mode)
+        for cell in self.frozen:
+            cell.set_train(False)
+        return self
+
+    def construct(self, images, labels, color, dropout_mask, learning_rate, average_decay):
         loss, gradients = self.loss_and_gradients(self.preprocess(images, color), labels, dropout_mask)
         norm = self.optimizer(gradients, learning_rate)
+        if self.average is not None:
+            norm = ops.depend(norm, self.average(ops.depend(average_decay, norm)))
         return loss / self.loss_scale, norm
 
 

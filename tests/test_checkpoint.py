@@ -24,7 +24,7 @@ def network():
 def saved(network, tmp_path):
     """Path of a checkpoint of `network`."""
     path = str(tmp_path / 'a.ckpt')
-    checkpoint.save(path, network, FlatRMSProp(network.trainable_params()), META)
+    checkpoint.save(path, checkpoint.state(network, FlatRMSProp(network.trainable_params())), META)
     return path
 
 
@@ -113,7 +113,7 @@ def test_a_failed_write_leaves_the_old_file(network, saved, monkeypatch):
         raise RuntimeError('No space left on device')
     monkeypatch.setattr(mindspore, 'save_checkpoint', full_disk)
     with pytest.raises(UserError, match='No space left'):
-        checkpoint.save(saved, network, FlatRMSProp(network.trainable_params()), META)
+        checkpoint.save(saved, checkpoint.state(network, FlatRMSProp(network.trainable_params())), META)
     with open(saved, 'rb') as file:
         assert file.read() == before
     assert os.listdir(os.path.dirname(saved)) == ['a.ckpt']
@@ -138,5 +138,5 @@ def test_names_are_epoch_and_steps():
 def test_full_network_with_optimizer_state_is_about_89_mib(tmp_path):
     network = initialize(NASNetAMobile(1000, 224), 1)
     path = str(tmp_path / 'full.ckpt')
-    checkpoint.save(path, network, FlatRMSProp(network.trainable_params()), META)
+    checkpoint.save(path, checkpoint.state(network, FlatRMSProp(network.trainable_params())), META)
     assert 88 * 2 ** 20 < os.path.getsize(path) < 91 * 2 ** 20

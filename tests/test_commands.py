@@ -32,7 +32,8 @@ def test_training_leaves_checkpoints_metrics_and_class_list(trained):
     last = folder / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt'
     assert process.stdout.strip().split('\n')[-1] == 'last checkpoint: %s' % last
     assert sorted(os.listdir(str(folder / 'checkpoint'))) == [
-        'classes.txt', 'metrics.csv', 'nasnet-a-mobile-rank0-2_4.ckpt', 'nasnet-a-mobile-rank0-3_4.ckpt']
+        'classes.txt', 'metrics.csv', 'nasnet-a-mobile-best.ckpt', 'nasnet-a-mobile-rank0-2_4.ckpt',
+        'nasnet-a-mobile-rank0-3_4.ckpt']
     assert (folder / 'checkpoint' / 'classes.txt').read_text().split('\n')[:4] == ['class %d' % i for i in range(4)]
     with open(str(folder / 'checkpoint' / 'metrics.csv')) as file:
         rows = list(csv.DictReader(file))

@@ -102,7 +102,7 @@ def place(tmp_path_factory):
     (folder / 'classes.txt').write_text('a\nb\nc\n')
     network = initialize(NASNetAMobile(4, 72, **SMALL), 1)
     config = dict(nasnet_a_mobile_config_gpu, num_classes=4, image_size=72, **SMALL)
-    checkpoint.save(str(folder / 'own.ckpt'), network, FlatRMSProp(network.trainable_params()),
+    checkpoint.save(str(folder / 'own.ckpt'), checkpoint.state(network, FlatRMSProp(network.trainable_params())),
                     {'epoch': 1, 'sums': [0, 0.0, 0.0], 'images': 12, 'config': config})
     from src.framework import Tensor, mindspore
     mindspore.save_checkpoint([{'name': 'conv.weight', 'data': Tensor([1.0])}], str(folder / 'foreign.ckpt'))
