@@ -6,8 +6,8 @@ import time
 
 from src import framework
 from src.build import build_network, build_train_step
-from src.checkpoint import (SaveError, check_room, checkpoint_path, keep_best, list_checkpoints, load, prune, restore,
-                            resume, save, state)
+from src.checkpoint import (SaveError, check_room, checkpoint_path, keep_best, list_checkpoints, load, network_config,
+                            prune, restore, resume, save, state)
 from src.cli import Parser, boolean, make_config
 from src.config import presets
 from src.dataset import create_dataset, save_class_names
@@ -39,7 +39,10 @@ def parse(argv=None):
     parser.add_argument('--preset', default='imagenet', choices=sorted(presets), help='values of src/config.py')
     parser.add_config_keys()
     flags, given = parser.parse(argv)
-    return flags, make_config(presets[flags.preset], given)
+    flags.pretrained = flags.pretrained and load(flags.pretrained)
+    network = network_config(flags.pretrained) if flags.pretrained else {}
+    network.pop('num_classes', None)
+    return flags, make_config(presets[flags.preset], network, given)
 
 
 def train(flags, config):
@@ -51,7 +54,7 @@ def train(flags, config):
     validation = flags.eval_dataset_path and create_dataset(flags.eval_dataset_path, config, training=False,
                                                             class_names=dataset.class_names)
     network = initialize(build_network(config, training=True), config.random_seed)
-    fresh = flags.pretrained and restore(load(flags.pretrained), network, new_classes=True)
+    fresh = flags.pretrained and restore(flags.pretrained, network, new_classes=True)
     train_step, eval_step = build_train_step(network, config), EvalStep(network)
     learned = [part for part in (train_step.optimizer, train_step.average) if part is not None]
     steps = dataset.get_dataset_size()
@@ -75,7 +78,7 @@ def train(flags, config):
     elif flags.resume:
         monitor.print('no checkpoint in %s: starting fresh' % config.ckpt_path)
     if flags.pretrained and not position:
-        monitor.print('starting from %s%s' % (flags.pretrained, '; anew: ' + ', '.join(fresh) if fresh else ''))
+        monitor.print('starting from %s%s' % (flags.pretrained.path, '; anew: ' + ', '.join(fresh) if fresh else ''))
 
     def write(epoch, step, position):
         """Write the checkpoint {epoch}_{step}; (epoch, sums) is where a resumed run goes on."""

@@ -74,6 +74,18 @@ presets = {
         'lr_decay_rate': 0.88,
         'num_epoch_per_decay': 1.0,
     },
+    # Own classes from trained weights (--pretrained), a few thousand images.
+    'finetune': {
+        'epoch_size': 30,           # the features are there: tens of epochs, not hundreds
+        'log_steps': 10,
+        'keep_checkpoint_max': 3,
+        'crop_min_area': 0.25,      # a small set has few views of an object: do not cut it to pieces
+        'bn_decay': 0.99,           # averages of the new images after some hundred steps instead of ten thousand
+        'lr_init': 0.01,            # a quarter: new classifiers learn, old features move slowly
+        'lr_decay_rate': 0.9,       # to 1/20 of it over the 30 epochs
+        'num_epoch_per_decay': 1.0,
+        'weight_decay': 0.0001,     # more, for fewer images to fit by heart
+    },
 }
 
 choices = {'on_bad_image': ('skip', 'stop'), 'on_save_error': ('stop', 'continue'), 'freeze': ('none', 'backbone')}

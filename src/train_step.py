@@ -36,7 +36,7 @@ class TrainStep(nn.Cell):
     """Preprocess, forward, loss, backward, optimizer.
 
     construct(images (N, H, W, 3) uint8, labels (N,) int32, color (N, 3) float32, dropout_mask
-    (N, F) float32, learning_rate float32 scalar, average_decay float32 scalar) -> (loss, gradient norm),
+    (N, F) float32, learning_rate float32 scalar, average_decay float32 scalar or None) -> (loss, norm),
     float32 scalars. The loss is of this process's images. All randomness comes in as inputs, so a step
     is a pure function.
 
@@ -65,7 +65,7 @@ class TrainStep(nn.Cell):
             cell.set_train(False)
         return self
 
-    def construct(self, images, labels, color, dropout_mask, learning_rate, average_decay):
+    def construct(self, images, labels, color, dropout_mask, learning_rate, average_decay=None):
         loss, gradients = self.loss_and_gradients(self.preprocess(images, color), labels, dropout_mask)
         norm = self.optimizer(gradients, learning_rate)
         if self.average is not None:
