@@ -12,6 +12,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
+from src.errors import UserError  # noqa: E402  pylint: disable=wrong-import-position
 from tools.make_demo_dataset import PATTERNS, make  # noqa: E402  pylint: disable=wrong-import-position
 
 NEW = ('crosses', 'rings', 'vertical_stripes')
@@ -31,6 +32,8 @@ def main():
     parser = argparse.ArgumentParser(description='Compare fine-tuning with training from scratch on new classes.')
     parser.add_argument('folder', metavar='DIR', help='new folder for images and checkpoints')
     flags, more = parser.parse_known_args()
+    if os.path.isdir(flags.folder) and os.listdir(flags.folder):
+        raise UserError('%s is not empty: choose a new folder' % flags.folder)
     old, new = os.path.join(flags.folder, 'old'), os.path.join(flags.folder, 'new')
     make(old, 80, 10, classes=sorted(set(PATTERNS) - set(NEW)))
     make(new, 12, 50, classes=NEW)
