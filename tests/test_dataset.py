@@ -19,8 +19,8 @@ COUNTS = {'ant': 7, 'bee': 5, 'cat': 11}        # 23 images
 
 
 def config(**changes):
-    values = dict(random_seed=1, rank=0, group_size=1, work_nums=2, batch_size=4, num_classes=3,
-                  image_size=32, crop_min_area=0.08, color_jitter=0.4, on_bad_image='skip')
+    values = dict(random_seed=1, rank=0, group_size=1, work_nums=2, batch_size=4, accumulation_steps=1,
+                  num_classes=3, image_size=32, crop_min_area=0.08, color_jitter=0.4, on_bad_image='skip')
     values.update(changes)
     return SimpleNamespace(**values)
 
@@ -345,7 +345,7 @@ def test_mistakes_about_classes(own_images):
 
 def test_a_batch_larger_than_the_data_set_is_a_mistake_in_training(images):
     assert sentence(images, batch_size=8, group_size=3) == (
-        'error: %s has 23 images, fewer than a batch of 24 (batch_size x group_size): '
+        'error: %s has 23 images, fewer than a step of 24 (batch_size x accumulation_steps x group_size): '
         'lower --batch_size or add images' % images)
     assert create_dataset(images, config(batch_size=64), training=False).get_dataset_size() == 1
 
