@@ -81,8 +81,8 @@ presets = {
     },
 }
 
-choices = {'on_bad_image': ('skip', 'stop'), 'on_save_error': ('stop', 'continue'), 'freeze': ('none', 'backbone'),
-           'amp_level': ('O0', 'O2', 'O3', 'auto')}
+choices = {'on_bad_image': ('skip', 'stop'), 'on_save_error': ('stop', 'continue'),
+           'freeze': ('none', 'backbone'), 'amp_level': ('O0', 'O2', 'O3', 'auto')}
 
 # What a resumed run may set anew: nothing that changes which bits come out of a step.
 free_on_resume = ('rank', 'work_nums', 'epoch_size', 'log_steps', 'save_checkpoint_steps', 'keep_checkpoint_max',
@@ -92,9 +92,9 @@ free_on_resume = ('rank', 'work_nums', 'epoch_size', 'log_steps', 'save_checkpoi
 ranges = {
     'random_seed': (0, 2 ** 31 - 1), 'rank': (0, None), 'group_size': (1, None), 'work_nums': (1, None),
     'epoch_size': (1, None), 'log_steps': (1, None), 'save_checkpoint_steps': (0, None),
-    'keep_checkpoint_max': (1, None),
-    'is_save_on_master': (0, 1), 'batch_size': (1, None), 'accumulation_steps': (1, None),
-    'num_classes': (2, None), 'image_size': (32, 4096), 'crop_min_area': (0.01, 1), 'color_jitter': (0, 1), 'penultimate_filters': (96, None),
+    'keep_checkpoint_max': (1, None), 'is_save_on_master': (0, 1), 'batch_size': (1, None),
+    'accumulation_steps': (1, None), 'num_classes': (2, None), 'image_size': (32, 4096),
+    'crop_min_area': (0.01, 1), 'color_jitter': (0, 1), 'penultimate_filters': (96, None),
     'cells_per_stage': (1, None), 'bn_decay': (0, 1), 'dropout_keep_prob': (0.01, 1),
     'label_smooth_factor': (0, 1), 'aux_factor': (0, None), 'lr_init': (0, None), 'lr_decay_rate': (0, 1),
     'num_epoch_per_decay': (0.001, None), 'weight_decay': (0, None), 'momentum': (0, 1), 'opt_eps': (0, None),

@@ -128,6 +128,20 @@ def test_the_global_batch_does_not_depend_on_its_split(images, group_size):
     assert_same(joined, whole)
 
 
+@pytest.mark.parametrize('group_size', [1, 2])
+def test_accumulated_batches_hold_the_images_of_one_larger_batch(images, group_size):
+    for rank in range(group_size):
+        whole = epoch(images, 1, batch_size=6, group_size=group_size, rank=rank)
+        parts = epoch(images, 1, batch_size=2, accumulation_steps=3, group_size=group_size, rank=rank)
+        joined = [[np.concatenate(arrays) for arrays in zip(*parts[first:first + 3])]
+                  for first in range(0, len(parts), 3)]
+        assert_same(joined, whole)
+        again = create_dataset(images, config(batch_size=2, accumulation_steps=3, group_size=group_size, rank=rank),
+                               training=True)
+        assert again.get_dataset_size() == len(whole)
+        assert_same(list(again.batches(1, len(whole) - 1)), parts[-3:])
+
+
 # Every image once
 
 def test_training_shows_an_image_at_most_once_an_epoch(images):
