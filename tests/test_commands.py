@@ -137,7 +137,11 @@ def test_float16_accumulated_and_resumed_is_the_same_run(image_folder, tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     one, other = (checkpoint.load(str(tmp_path / folder / names[1])).arrays for folder in ('whole', 'resumed'))
     assert one.keys() == other.keys() and [key for key in one if not np.array_equal(one[key], other[key])] == []
-    assert one['loss_scale.good_steps'] == 4 and all(array.dtype == np.float32 for array in one.values())
+    # The first scale is too much for this network: halved at least once, which the resumed run knows.
+    assert 1 <= one['loss_scale.value'] <= 2 ** 15 and one['loss_scale.good_steps'] <= 3
+    assert all(array.dtype == np.float32 for array in one.values())
+    # Two batches of four a step: eight times 0.9 of BatchNorm's first variance, 1, are left.
+    assert 0.9 ** 8 < one['stem_bn.moving_variance'].min() < 0.9 ** 4
     # Validation was in float32 with the moving averages, as eval.py's is.
     process = run('eval.py', '--platform', 'CPU', '--dataset_path', image_folder / 'val', '--batch_size', 8,
                   '--checkpoint', tmp_path / 'resumed' / names[1])
