@@ -169,6 +169,9 @@ def small_config(**keys):
     return make_config(SMALL, {'num_classes': 4, 'image_size': 72, 'batch_size': 8, 'bn_decay': 0.9}, keys)
 
 
+RATES = Tensor(np.float32(0.02)), Tensor(np.float32(0.5))       # learning rate, decay of the moving averages
+
+
 def random_batch(config, seed=0):
     """Inputs of one training step."""
     random = np.random.RandomState(seed)
@@ -186,7 +189,7 @@ def test_training_step_moves_every_parameter_and_learns_a_batch():
     step = build_train_step(network, config)
     step.set_train(True)
     before = {p.name: p.asnumpy().copy() for p in network.get_parameters()}
-    losses = [float(step(*random_batch(config), Tensor(np.float32(0.02)))[0].asnumpy()) for _ in range(12)]
+    losses = [float(step(*random_batch(config), *RATES)[0].asnumpy()) for _ in range(12)]
     assert all('auxiliary_head.' + name in before for name in ('full.weight', 'classifier.bias', 'bn_2.gamma'))
     # Without weight decay only a gradient (or a batch, for the statistics) can have moved a parameter.
     still = [p.name for p in network.get_parameters() if np.array_equal(p.asnumpy(), before[p.name])]
@@ -201,7 +204,7 @@ def test_loss_scale_changes_nothing_but_rounding():
         network = initialize(build_network(config, training=True), 1)
         step = build_train_step(network, config)
         step.set_train(True)
-        loss, norm = step(*random_batch(config), Tensor(np.float32(0.02)))
+        loss, norm = step(*random_batch(config), *RATES)
         results.append((float(loss.asnumpy()), float(norm.asnumpy())))
     assert results[0] == pytest.approx(results[1], rel=1e-3)
 
@@ -224,7 +227,7 @@ def train_small(config, scales=(None, None), batch_norm=True):
             step.dynamic_scale.value.set_data(Tensor(np.float32(scale)))
         parts = ([Tensor(x.asnumpy()[first:first + config.batch_size]) for x in images]
                  for first in range(0, 8, config.batch_size))
-        loss, norm = run_step(parts, Tensor(np.float32(0.02)), Tensor(np.float32(0.5)))
+        loss, norm = run_step(parts, *RATES)
         results.append((float(loss.asnumpy()), float(norm.asnumpy())))
     return step, results
 
