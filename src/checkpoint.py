@@ -1,7 +1,7 @@
 """Checkpoint files: whole or absent, checked on the way in, readable by plain mindspore.load_checkpoint.
 
 A file holds every parameter of the network under its own name, the optimizer's state as
-mean_square.NAME and moment.NAME, moving averages as ema.NAME, `meta` (JSON as uint8: configuration, epoch, step) and `digest`
+mean_square.NAME and moment.NAME, moving averages as ema.NAME, a dynamic loss scale as loss_scale.NAME, `meta` (JSON as uint8: configuration, epoch, step) and `digest`
 (SHA-256 of all the rest), because MindSpore notices neither a flipped bit nor a lost record.
 """
 import hashlib
@@ -21,7 +21,7 @@ from src.framework import Tensor, mindspore, without_chatter
 Checkpoint = namedtuple('Checkpoint', 'path arrays meta')
 UNFINISHED = '.unfinished-'      # a checkpoint in the making is in a folder of this name and its own
 BEST = 'nasnet-a-mobile-best.ckpt'
-_STATE = ('mean_square.', 'moment.', 'ema.')
+_STATE = ('mean_square.', 'moment.', 'ema.', 'loss_scale.')
 _HEADS = ('classifier.', 'auxiliary_head.')
 
 
