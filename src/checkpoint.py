@@ -1,8 +1,9 @@
 """Checkpoint files: whole or absent, checked on the way in, readable by plain mindspore.load_checkpoint.
 
 A file holds every parameter of the network under its own name, the optimizer's state as
-mean_square.NAME and moment.NAME, moving averages as ema.NAME, a dynamic loss scale as loss_scale.NAME, `meta` (JSON as uint8: configuration, epoch, step) and `digest`
-(SHA-256 of all the rest), because MindSpore notices neither a flipped bit nor a lost record.
+mean_square.NAME and moment.NAME, moving averages as ema.NAME, a dynamic loss scale as loss_scale.NAME,
+`meta` (JSON as uint8: configuration, epoch, step) and `digest` (SHA-256 of all the rest), because
+MindSpore notices neither a flipped bit nor a lost record.
 """
 import hashlib
 import json
