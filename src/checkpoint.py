@@ -15,7 +15,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from src.config import free_on_resume
+from src.config import free_on_resume, nasnet_a_mobile_config_gpu
 from src.errors import UserError
 from src.framework import Tensor, mindspore, without_chatter
 
@@ -220,8 +220,9 @@ def resume(which, folder, rank, config, images, network, *others):
         return {}
     if 'sums' not in loaded.meta:
         raise UserError('%s holds no position to resume from: it was not written by train.py' % loaded.path)
+    there = dict(nasnet_a_mobile_config_gpu, **loaded.meta['config'])      # an older file knows fewer keys
     differing = ['%s %r there, %r here' % (key, value, getattr(config, key, None))
-                 for key, value in sorted(loaded.meta['config'].items())
+                 for key, value in sorted(there.items())
                  if key not in free_on_resume and getattr(config, key, None) != value]
     if loaded.meta['images'] != images:
         differing.append('%d training images there, %d here' % (loaded.meta['images'], images))
