@@ -56,6 +56,8 @@ def parse(argv=None):
         parser.error('--peer needs the environment variable PEER_PYTHON: a Python with the packages of the peer')
     if 'pytorch' in flags.peer and config.cells_per_stage != 4:
         parser.error('the PyTorch port has four cells a stage: leave --cells_per_stage out')
+    if 'pytorch' in flags.peer and config.image_size % 32:
+        parser.error('the PyTorch port takes multiples of 32 pixels: choose another --image_size')
     return flags, config
 
 
@@ -209,19 +211,19 @@ def measure_scale(flags, config, folder):
         os.makedirs(os.path.join(tree, name))
         for i in range(label, count, 1000):
             os.link(sources[i // LINKS], os.path.join(tree, name, '%s_%d.JPEG' % (name, i)))
-    # The one that comes first finds the directories in memory already: they have just been written.
+    # Both find the directories in the system's cache: they have just been written.
     own = once(command(flags, config, 'scale', folder=tree))
     other = once(command(flags, config, 'mindspore_scale', folder=tree))
-    ratios = {key: own[key] / other[key] for key in ('first_batch_seconds', 'first_batch_peak_rss_mb')}
+    ratios = {key: own[key] / other[key] for key in ('first_batch_seconds', 'first_batch_mb')}
     print('  first batch: suite takes %.2f x the time and %.2f x the memory of %s'
-          % (ratios['first_batch_seconds'], ratios['first_batch_peak_rss_mb'], other['name']))
-    print('  %d files in %d classes: scan %.2f s, first batch after %.2f s, peak %.0f MB'
-          % (own['files'], own['classes'], own['scan_seconds'], own['first_batch_seconds'],
+          % (ratios['first_batch_seconds'], ratios['first_batch_mb'], other['name']))
+    print('  %d files in %d classes: scan %.2f s, first batch after %.2f s, %.0f MB more, peak %.0f MB'
+          % (own['files'], own['classes'], own['scan_seconds'], own['first_batch_seconds'], own['first_batch_mb'],
              own['first_batch_peak_rss_mb']))
     print('  order of an epoch %.2f s, first batch of a run that goes on in mid-epoch %.2f s after the scan; peak %.0f MB'
           % (own['epoch_order_seconds'], own['mid_epoch_seconds'], own['peak_rss_mb']))
-    print('  %s: first batch after %.2f s, peak %.0f MB'
-          % (other['name'], other['first_batch_seconds'], other['first_batch_peak_rss_mb']))
+    print('  %s: first batch after %.2f s, %.0f MB more, peak %.0f MB'
+          % (other['name'], other['first_batch_seconds'], other['first_batch_mb'], other['first_batch_peak_rss_mb']))
     return {'subjects': {'suite': own, 'mindspore': other}, 'ratios': {'suite/mindspore': ratios}}
 
 

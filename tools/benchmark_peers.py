@@ -36,13 +36,19 @@ def synthetic(config):
 
 
 def port(config, device, layout):
-    """The PyTorch port on `device`; its last pool, fixed to 7x7, becomes a mean."""
+    """The PyTorch port on `device`; its last pool, fixed to 7x7, becomes a mean.
+
+    Weights and statistics like a trained network's: with those of a fresh one values vanish in evaluation, and
+    arithmetic of denormal numbers takes a hundred times as long.
+    """
     import torch
-    from tests.golden.make_golden import port_module
-    torch.manual_seed(1)
+    from tests.golden import make_golden
     torch.backends.cudnn.benchmark = True
-    model = port_module().NASNetAMobile(num_classes=config['num_classes'],
-                                        penultimate_filters=config['penultimate_filters'])
+    model = make_golden.port_module().NASNetAMobile(num_classes=config['num_classes'],
+                                                    penultimate_filters=config['penultimate_filters'])
+    state = {name: tensor for name, tensor in model.state_dict().items() if 'num_batches' not in name}
+    for name, shape in make_golden.our_names(state).items():
+        state[make_golden.port_name(name)].copy_(torch.from_numpy(make_golden.draw.parameter(name, shape)))
     model.avg_pool = torch.nn.AdaptiveAvgPool2d(1)
     model.dropout.p = 1 - config['dropout_keep_prob']
     return model.to(device=device, memory_format=layout)

@@ -19,9 +19,11 @@ def serve(prepare):
     """
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)           # a framework may print what it likes
+
     def answer(values):
         answers.write(json.dumps(dict(values, peak_rss_mb=peak_rss_mb())) + '\n')
         answers.flush()
+
     facts, work = prepare(json.loads(sys.argv[1]))
     answer(facts)
     if work is None:
@@ -48,8 +50,11 @@ def peak_rss_mb():
 
 def start(command, settings):
     """Start a worker -> (process, its facts)."""
-    process = subprocess.Popen(list(command) + [json.dumps(settings)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               universal_newlines=True)
+    try:
+        process = subprocess.Popen(list(command) + [json.dumps(settings)], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, universal_newlines=True)
+    except OSError as error:
+        raise SystemExit('error: %s cannot be run (%s)' % (command[0], error.strerror))
     try:
         return process, _answer(process)
     except BaseException:
