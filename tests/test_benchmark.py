@@ -78,9 +78,3 @@ def test_mistakes(flags, sentence):
     result = run('tools/benchmark.py', *flags, env=environment)
     assert result.returncode == 2 and result.stderr.startswith('error: ') and sentence in result.stderr
     assert result.stderr.count('\n') == 1
-
-
-def test_a_missing_peer_is_a_sentence():
-    result = run('tools/benchmark.py', 'step', '--peer', 'pytorch', '--platform', 'CPU', '--image_size', 96,
-                 '--penultimate_filters', 96, env=dict(os.environ, PEER_PYTHON='/nowhere/python'))
-    assert result.returncode == 1 and result.stderr == 'error: /nowhere/python cannot be run (No such file or directory)\n'

@@ -52,7 +52,7 @@ def parse(argv=None):
         parser.error('--rounds must be 1 or more, got %d' % flags.rounds)
     if flags.images is not None and flags.images < 1000 * (flags.mode == 'scale') + config.batch_size:
         parser.error('--images %d is too few: give a batch, in scale 1,000 more' % flags.images)
-    if flags.peer and not os.environ.get('PEER_PYTHON'):
+    if flags.peer and not shutil.which(os.environ.get('PEER_PYTHON', '')):
         parser.error('--peer needs the environment variable PEER_PYTHON: a Python with the packages of the peer')
     if 'pytorch' in flags.peer and config.cells_per_stage != 4:
         parser.error('the PyTorch port has four cells a stage: leave --cells_per_stage out')

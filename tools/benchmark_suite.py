@@ -68,10 +68,12 @@ def training_step(config, _):
 
 def kernels(config, _):
     """Kernels of one training step."""
-    from tools.kernels import count
+    from src.framework import without_chatter
+    from tools.kernels import count_kernels
     work = build_step(config)
     work()
-    kinds = count(work)
+    with without_chatter():
+        kinds = count_kernels(work)
     return {'kernels': sum(kinds.values()), 'kinds': dict(sorted(kinds.items(), key=lambda item: -item[1]))}, None
 
 
