@@ -15,7 +15,7 @@ SUBJECT = {'name', 'seconds', 'cpu_seconds', 'images_per_second', 'images_per_cp
 
 def benchmark(tmp_path, *flags):
     """(output, figures of the JSON file)"""
-    result = run('tools/benchmark.py', *flags, *TINY, '--json', tmp_path / 'figures.json')
+    result = run('tools/benchmark.py', *TINY, *flags, '--json', tmp_path / 'figures.json')
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / 'figures.json').read_text())
     assert {'cpu', 'cores', 'load', 'python', 'platform'} <= set(figures['machine'])
@@ -48,7 +48,7 @@ def test_compile(tmp_path):
 
 
 def test_scale(tmp_path):
-    output, figures = benchmark(tmp_path, 'scale', '--images', 2000)
+    output, figures = benchmark(tmp_path, 'scale', '--images', 2000, '--num_classes', 1000)
     own = figures['scale']['subjects']['suite']
     assert own['files'] == 2000 and own['classes'] == 1000 and 'mid-epoch' in output
     assert {'scan_seconds', 'first_batch_seconds', 'first_batch_peak_rss_mb', 'epoch_order_seconds',
