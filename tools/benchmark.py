@@ -128,7 +128,8 @@ def show(result):
 def measure_step(flags, config, _):
     """The training step, and its kernels by kind."""
     result = compare(dict({'suite': command(flags, config, 'step')}, **pytorch(flags, config, 'step')), flags.rounds)
-    result.update(once(command(flags, config, 'kernels')))
+    counted = once(command(flags, config, 'kernels'))
+    result.update(kernels=counted['kernels'], kinds=counted['kinds'])
     show(result)
     kinds = list(result['kinds'].items())[:8]
     print('  %d kernels executed a step: %s, ...' % (result['kernels'], ', '.join('%s %d' % kind for kind in kinds)))
@@ -195,7 +196,8 @@ def measure_memory(flags, config, _):
             rounds.stop(process)
     for name, subject in result['subjects'].items():
         ratio = result['subjects']['suite']['peak_rss_mb'] / subject['peak_rss_mb']
-        result['ratios']['suite/' + name] = {'peak_rss_mb': ratio}
+        if name != 'suite':
+            result['ratios']['suite/' + name] = {'peak_rss_mb': ratio}
         print('  %-42s %6.0f MB peak, suite takes %.2f x' % (subject['name'], subject['peak_rss_mb'], ratio))
     return result
 
