@@ -222,7 +222,7 @@ def measure_scale(flags, config, folder):
     print('  %d files in %d classes: scan %.2f s, first batch after %.2f s, %.0f MB more, peak %.0f MB'
           % (own['files'], own['classes'], own['scan_seconds'], own['first_batch_seconds'], own['first_batch_mb'],
              own['first_batch_peak_rss_mb']))
-    print('  order of an epoch %.2f s, first batch of a run that goes on in mid-epoch %.2f s after the scan; peak %.0f MB'
+    print('  order of an epoch %.2f s, first batch of a run resumed in mid-epoch %.2f s after the scan; peak %.0f MB'
           % (own['epoch_order_seconds'], own['mid_epoch_seconds'], own['peak_rss_mb']))
     print('  %s: first batch after %.2f s, %.0f MB more, peak %.0f MB'
           % (other['name'], other['first_batch_seconds'], other['first_batch_mb'], other['first_batch_peak_rss_mb']))
