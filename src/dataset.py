@@ -75,6 +75,7 @@ class ImageFolder:
         self.num_images = len(self.files)
         self.skipped = {}
         self._lock = threading.Lock()
+        self._scratch = threading.local()
         self._epochs = 0        # passed by iterators
 
     def get_dataset_size(self):
@@ -157,8 +158,8 @@ class ImageFolder:
         for other in range(index, index + self.num_images):
             image = self._read(other % self.num_images)
             if image is not None:
-                batch.images[row] = random_resized_crop(image, self.config.image_size, draws,
-                                                        self.config.crop_min_area)
+                random_resized_crop(image, self.config.image_size, draws, self.config.crop_min_area,
+                                    batch.images[row])
                 batch.labels[row] = self.labels[other % self.num_images]
                 batch.valid[row] = 1
                 return
@@ -175,11 +176,14 @@ class ImageFolder:
             batch.valid[row] = 1
 
     def _read(self, index):
-        """The image of file `index`, or None if it is unreadable, which is noted the first time."""
+        """The image of file `index`, or None if it is unreadable, which is noted the first time.
+
+        It lasts until this thread reads the next one.
+        """
         path = os.path.join(self.path, self.class_names[self.labels[index]], self.files[index])
         if path in self.skipped:
             return None
-        image, reason = read(path, decode)
+        image, reason = read(path, lambda data: decode(data, self._buffer))
         if image is not None:
             return image
         if self.config.on_bad_image == 'stop':
@@ -189,6 +193,13 @@ class ImageFolder:
                 self.skipped[path] = reason
                 print('warning: %s: %s' % (path, reason), file=sys.stderr, flush=True)
         return None
+
+
+    def _buffer(self, size):
+        """Memory of this thread for one decoded image."""
+        if getattr(self._scratch, 'pixels', np.empty(0)).size < size:
+            self._scratch.pixels = np.empty(size, np.uint8)
+        return self._scratch.pixels
 
 
 class _Passes:
