@@ -42,18 +42,20 @@ def build_step(config):
     from src.ema import average_decay
     from src.framework import Tensor, mindspore
     from src.lr_generator import learning_rate
+    from src.train_step import AccumulatedStep
     train_step = build_train_step(initialize(build_network(config, training=True), config.random_seed), config)
     train_step.set_train(True)
+    run_step = AccumulatedStep(train_step)
     images, labels, color = synthetic(config)
 
     def scalar(value):
         return Tensor(value, mindspore.float32)
 
     def work():
-        mask = dropout_mask(config.random_seed, 0, 0, config.batch_size, config.penultimate_filters,
-                            config.dropout_keep_prob)
-        loss, norm = train_step(Tensor(images), Tensor(labels), Tensor(color), Tensor(mask),
-                                scalar(learning_rate(0, 1, config)), scalar(average_decay(0, config.ema_decay)))
+        parts = ((Tensor(images), Tensor(labels), Tensor(color), Tensor(dropout_mask(
+            config.random_seed, 0, part * config.batch_size, config.batch_size, config.penultimate_filters,
+            config.dropout_keep_prob))) for part in range(config.accumulation_steps))
+        loss, norm = run_step(parts, scalar(learning_rate(0, 1, config)), scalar(average_decay(0, config.ema_decay)))
         return float(loss.asnumpy()), float(norm.asnumpy())
     return work
 
@@ -63,7 +65,7 @@ def training_step(config, _):
     work = build_step(config)
     for _ in range(2):
         work()
-    return {'images': config.batch_size}, work
+    return {'images': config.batch_size * config.accumulation_steps}, work
 
 
 def kernels(config, _):
