@@ -39,7 +39,7 @@ def parse(argv=None):
     """Flags and configuration of the command line."""
     parser = Parser('Measure this suite beside its peers.')
     parser.add_argument('mode', nargs='?', default='all', choices=MODES + ('all', 'scale'), help='what to measure')
-    parser.add_argument('--peer', action='append', default=[], choices=('pytorch', 'onnxruntime'),
+    parser.add_argument('--peer', action='append', default=[], choices=('pytorch', 'onnxruntime', 'mindcv'),
                         help='compare with it (step, eval, memory); run by the interpreter PEER_PYTHON')
     parser.add_argument('--rounds', default=7, type=int, metavar='N', help='timed rounds of each subject')
     parser.add_argument('--images', type=int, metavar='N',
@@ -68,10 +68,13 @@ def command(flags, config, job, script='benchmark_suite.py', **settings):
             dict(settings, job=job, platform=flags.platform, device_id=flags.device_id, config=vars(config)))
 
 
-def pytorch(flags, config, job):
-    """{name: command} of PyTorch in both layouts, if it is wanted."""
-    return {'pytorch_' + layout: command(flags, config, job, 'benchmark_peers.py', layout=layout)
-            for layout in ('nchw', 'channels_last') if 'pytorch' in flags.peer}
+def peers(flags, config, job):
+    """{name: command} of PyTorch in both layouts and of MindCV, as wanted."""
+    found = {'pytorch_' + layout: command(flags, config, job, 'benchmark_peers.py', layout=layout)
+             for layout in ('nchw', 'channels_last') if 'pytorch' in flags.peer}
+    if 'mindcv' in flags.peer:
+        found['mindcv'] = command(flags, config, 'mindcv_' + job, 'benchmark_peers.py')
+    return found
 
 
 def once(subject):
@@ -127,7 +130,7 @@ def show(result):
 
 def measure_step(flags, config, _):
     """The training step, and its kernels by kind."""
-    result = compare(dict({'suite': command(flags, config, 'step')}, **pytorch(flags, config, 'step')), flags.rounds)
+    result = compare(dict({'suite': command(flags, config, 'step')}, **peers(flags, config, 'step')), flags.rounds)
     counted = once(command(flags, config, 'kernels'))
     result.update(kernels=counted['kernels'], kinds=counted['kinds'])
     show(result)
@@ -138,7 +141,7 @@ def measure_step(flags, config, _):
 
 def measure_eval(flags, config, folder):
     """uint8 images to logits."""
-    subjects = dict({'suite': command(flags, config, 'eval')}, **pytorch(flags, config, 'eval'))
+    subjects = dict({'suite': command(flags, config, 'eval')}, **peers(flags, config, 'eval'))
     if 'onnxruntime' in flags.peer:
         weights, exported = os.path.join(folder, 'random.ckpt'), os.path.join(folder, 'random')
         once(command(flags, config, 'checkpoint', path=weights))
@@ -186,7 +189,7 @@ def measure_compile(flags, config, _):
 
 def measure_memory(flags, config, _):
     """Peak memory of training, each subject in a fresh process that runs alone."""
-    subjects = dict({'suite': command(flags, config, 'step')}, **pytorch(flags, config, 'step'))
+    subjects = dict({'suite': command(flags, config, 'step')}, **peers(flags, config, 'step'))
     result = {'subjects': {}, 'ratios': {}}
     for name, subject in subjects.items():
         process, facts = rounds.start(*subject)

@@ -1,6 +1,6 @@
-"""PyTorch and onnxruntime as workers of tools/benchmark.py; run by the interpreter PEER_PYTHON.
+"""PyTorch, onnxruntime and MindCV as workers of tools/benchmark.py; run by the interpreter PEER_PYTHON.
 
-Needs torch and pretrainedmodels, or onnxruntime; both NumPy. The same work as the suite's: uint8 images in, colour
+Needs torch and pretrainedmodels, or onnxruntime, or MindSpore and mindcv. PyTorch does the same work as the suite's: uint8 images in, colour
 jitter and normalisation, dropout, both heads, smoothed loss, global clip, RMSProp, loss and norm read back.
 """
 import os
@@ -19,7 +19,8 @@ LUMA = (0.299, 0.587, 0.114)
 
 def main(settings):
     """(facts, work) of the job that `settings` name."""
-    job = {'step': torch_step, 'eval': torch_evaluation, 'onnxruntime': onnxruntime_evaluation}[settings['job']]
+    job = {'step': torch_step, 'eval': torch_evaluation, 'onnxruntime': onnxruntime_evaluation,
+           'mindcv_step': mindcv_step, 'mindcv_eval': mindcv_evaluation}[settings['job']]
     try:
         return job(settings)
     except ImportError as error:
@@ -153,6 +154,62 @@ def onnxruntime_evaluation(settings):
     for _ in range(2):
         work()
     return {'name': 'onnxruntime %s' % onnxruntime.__version__, 'images': len(images)}, work
+
+
+def mindcv_network(settings):
+    """(facts, MindCV's nasnet_a_4x1056 with weights like a trained network's, images (N, 3, S, S) float32)"""
+    os.environ.setdefault('ONEDNN_MAX_CPU_ISA', 'AVX2')     # the suite's choice, so that code is compared
+    os.environ.setdefault('GLOG_v', '3')
+    import mindspore
+    from mindcv.models import create_model
+    from tests.golden.draw import parameter as draw
+    config = settings['config']
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    mindspore.set_device(settings['platform'], settings['device_id'])
+    network = create_model('nasnet_a_4x1056', num_classes=config['num_classes'])
+    for parameter in network.get_parameters():
+        parameter.set_data(mindspore.Tensor(draw(parameter.name, parameter.shape)))
+    facts = {'name': 'MindCV, MindSpore %s' % mindspore.__version__, 'images': config['batch_size']}
+    images = synthetic(config)[0].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+    return facts, network, np.ascontiguousarray(images)
+
+
+def mindcv_step(settings):
+    """Training steps of MindCV's network by MindSpore's own loss and RMSProp.
+
+    Less than the suite's step: no auxiliary head, colour jitter, clipping or moving averages.
+    """
+    facts, network, images = mindcv_network(settings)
+    from mindspore import Tensor, nn
+    config = settings['config']
+    network.set_train(True)
+    decayed = [p for p in network.trainable_params() if len(p.shape) > 1]
+    plain = [p for p in network.trainable_params() if len(p.shape) == 1]
+    optimizer = nn.RMSProp([{'params': decayed, 'weight_decay': config['weight_decay']},
+                            {'params': plain, 'weight_decay': 0.0}], config['lr_init'], config['rmsprop_decay'],
+                           config['momentum'], config['opt_eps'])
+    loss = nn.CrossEntropyLoss(label_smoothing=config['label_smooth_factor'])
+    step = nn.TrainOneStepCell(nn.WithLossCell(network, loss), optimizer)
+    labels = synthetic(config)[1].astype(np.int32)
+
+    def work():
+        return float(step(Tensor(images), Tensor(labels)).asnumpy())
+    for _ in range(2):
+        work()
+    return facts, work
+
+
+def mindcv_evaluation(settings):
+    """float32 images to logits by MindCV's network."""
+    facts, network, images = mindcv_network(settings)
+    from mindspore import Tensor
+    network.set_train(False)
+
+    def work():
+        return network(Tensor(images)).asnumpy()
+    for _ in range(2):
+        work()
+    return facts, work
 
 
 if __name__ == '__main__':
