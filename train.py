@@ -151,8 +151,10 @@ def end(path, status, config):
     """Print the command that goes on, and end with the signal's status once rank 0 has written."""
     group.group_sum(np.zeros(1, np.int64), config.group_size)
     if path and config.rank == 0:
-        command = ['python'] + sys.argv + ['--resume', path]        # of two --resume the last one counts
-        print('stopped by a signal; this goes on: %s' % ' '.join(map(shlex.quote, command)), flush=True)
+        command = ' '.join(map(shlex.quote, ['python'] + sys.argv)) if config.group_size == 1 \
+            else 'the same launch with'
+        # Of two --resume the last one counts.
+        print('stopped by a signal; this goes on: %s --resume %s' % (command, shlex.quote(path)), flush=True)
     sys.exit(status)
 
 

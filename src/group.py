@@ -3,10 +3,12 @@
 Every process must call these in the same order. MindSpore's AllReduce of float32 is all they need, the one
 collective that every backend has.
 """
+import atexit
 import glob
 import hashlib
 import json
 import os
+import sys
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +25,7 @@ _PIECE = 4096       # sums of numbers below this are exact in float32, for as ma
 def join(platform):
     """Join the processes that mpirun or msrun started; returns (rank, group size)."""
     place = launch.require()
+    atexit.register(_hush)
     try:
         if platform == 'CPU' and place.launcher == 'mpirun':
             launch.Cluster(place).form(mindspore.communication.init)
@@ -33,6 +36,13 @@ def join(platform):
         raise UserError('the group of %d processes cannot be formed (%s): start again, or without '
                         '--is_distributed True' % (place.size, str(error).strip().split('\n')[0]))
     return mindspore.communication.get_rank(), mindspore.communication.get_group_size()
+
+
+def _hush():
+    """MindSpore's cluster says goodbye in log lines, whatever its log level: everything else has been said."""
+    sys.stderr.flush()
+    with open(os.devnull, 'wb') as nowhere:
+        os.dup2(nowhere.fileno(), 2)
 
 
 class GroupMean(nn.Cell):
