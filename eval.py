@@ -6,7 +6,7 @@
 import sys
 import time
 
-from src import framework, group
+from src import group
 from src.build import build_network
 from src.checkpoint import load, network_config, restore, state
 from src.classify import class_names, classify, find_images, readable, show
@@ -41,9 +41,7 @@ def parse(argv=None):
 
 def main(flags, checkpoint, config):
     """Print accuracies, or the best classes of images; returns the exit status."""
-    framework.use_device(flags.platform, flags.device_id, flags.is_distributed)
-    if flags.is_distributed:
-        config.rank, config.group_size = group.join(flags.platform)
+    group.enter(flags, config)
     folders = class_names(flags.checkpoint, config.num_classes)
     names = readable(folders, config.num_classes)
     files = flags.image and find_images(flags.image)

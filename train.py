@@ -46,9 +46,7 @@ def parse(argv=None):
 
 def train(flags, config):
     """Train as `config` says; returns the path of the last checkpoint (None on ranks that write none)."""
-    framework.use_device(flags.platform, flags.device_id, flags.is_distributed)
-    if flags.is_distributed:
-        config.rank, config.group_size = group.join(flags.platform)
+    group.enter(flags, config)
     dataset = create_dataset(flags.dataset_path, config, training=True)
     validation = flags.eval_dataset_path and create_dataset(flags.eval_dataset_path, config, training=False,
                                                             class_names=dataset.class_names)

@@ -16,7 +16,12 @@ shift
 device_num=${DEVICE_NUM:-8}
 case $device_num in '' | *[!0-9]* | 0*) fail "DEVICE_NUM must be a number from 1, got '$device_num'" ;; esac
 [ -d "$data_dir" ] || fail "DATA_DIR $data_dir is not a folder"
-[ -z "${HOSTFILE:-}" ] || [ -f "$HOSTFILE" ] || fail "HOSTFILE $HOSTFILE is not a file"
+if [ -n "${HOSTFILE:-}" ]; then
+    [ -f "$HOSTFILE" ] || fail "HOSTFILE $HOSTFILE is not a file"
+    slots=$(sed -n 's/^[^#]*slots *= *\([0-9]*\).*/\1/p' "$HOSTFILE" | awk '{ sum += $1 } END { print sum + 0 }')
+    [ "$slots" -ge "$device_num" ] ||
+        fail "HOSTFILE $HOSTFILE has $slots slots, fewer than DEVICE_NUM $device_num: give each line slots=GPUS"
+fi
 command -v mpirun >/dev/null 2>&1 || fail 'mpirun is not installed: install Open MPI 4 or 5 (Debian: openmpi-bin)'
 version=$(mpirun --version 2>/dev/null | head -n 1)
 case $version in

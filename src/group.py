@@ -13,13 +13,23 @@ from functools import lru_cache
 
 import numpy as np
 
-from src import launch
+from src import framework, launch
 from src.checkpoint import digest
 from src.errors import UserError
 from src.framework import Tensor, mindspore, nn, ops
 
 _OWN = ('rank', 'work_nums', 'ckpt_path')      # configuration that each process may have its own way
 _PIECE = 4096       # sums of numbers below this are exact in float32, for as many processes
+
+
+def enter(flags, config):
+    """Use the device and, with --is_distributed, join the group; sets config.rank and config.group_size."""
+    framework.use_device(flags.platform, flags.device_id, flags.is_distributed)
+    if flags.is_distributed:
+        config.rank, config.group_size = join(flags.platform)
+    elif config.group_size > 1:
+        raise UserError('group_size %d without --is_distributed True: leave it to the launcher, start with '
+                        'scripts/run_distribute_train_for_gpu.sh' % config.group_size)
 
 
 def join(platform):

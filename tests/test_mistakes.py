@@ -46,6 +46,8 @@ MISTAKES = [
     (TRAIN + ' --on_bad_image delete', 'on_bad_image must be skip or stop'),
     (TRAIN + ' --on_save_error ignore', 'on_save_error must be stop or continue'),
     (TRAIN + ' --rank 1', 'rank 1 is not below group_size 1'),
+    (TRAIN + ' --group_size 2', 'group_size 2 without --is_distributed True'),
+    (TRAIN + ' --is_distributed True', 'neither mpirun nor msrun started this process'),
     (TRAIN + ' --resume absent.ckpt', 'absent.ckpt'),
     (TRAIN + ' --resume text.ckpt', 'text.ckpt'),
     (TRAIN + ' --resume foreign.ckpt', 'foreign.ckpt'),

@@ -129,6 +129,14 @@ def test_distributed_training_starts_as_many_processes_as_asked(project, version
         assert (project / 'scripts' / 'train.log').read_text().endswith(result.stdout)
 
 
+def test_too_few_slots_are_one_sentence(project):
+    (project / 'hosts').write_text('one slots=4\n# two slots=8\nthree slots = 3\n')
+    result = shell(project, 'run_distribute_train_for_gpu.sh', 'some data', HOSTFILE='hosts')
+    assert result.returncode == 2 and result.stdout == ''
+    assert result.stderr == ('error: HOSTFILE hosts has 7 slots, fewer than DEVICE_NUM 8: '
+                             'give each line slots=GPUS\n')
+
+
 def test_an_mpirun_of_another_kind_is_one_sentence(project):
     for version in ('HYDRA build details', 'mpirun (Open MPI) 1.10.2', 'mpirun (Open MPI) 40.0'):
         result = shell(project, 'run_distribute_train_for_gpu.sh', 'some data', PATH=with_mpirun(project, version))
