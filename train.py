@@ -54,6 +54,10 @@ def train(flags, config):
     fresh = flags.pretrained and restore(load(flags.pretrained), network, new_classes=True)
     train_step, eval_step = build_train_step(network, config), EvalStep(network)
     learned = [part for part in (train_step.optimizer, train_step.average) if part is not None]
+    # Of its own images on each rank; rank 0's count, as in TF-Slim, and in a checkpoint alone they resume exactly.
+    own = [p for p in network.get_parameters() if p.name.endswith(('.moving_mean', '.moving_variance'))]
+    if train_step.average is not None:
+        own.append(train_step.average.average)
     steps = dataset.get_dataset_size()
     writes = config.rank == 0 or not config.is_save_on_master
     position = flags.resume and resume(flags.resume, config.ckpt_path, 0 if config.is_save_on_master else config.rank,
@@ -108,7 +112,8 @@ def train(flags, config):
     if writes and position and tuple(sums) == NO_STEPS and monitor.best(start)[1] == start:
         keep_best(path)         # the run may have been killed just before
     stop = StopRequest()
-    look = 1 if flags.platform == 'CPU' else 10         # steps between two looks: a look waits for the device
+    # Steps between two times that ranks ask each other whether to stop, which waits for the device.
+    look = 1 if flags.platform == 'CPU' or config.group_size == 1 else 10
     for epoch in range(start, config.epoch_size):
         train_step.set_train(True)
         monitor.begin_epoch(epoch + 1, sums)
@@ -126,11 +131,13 @@ def train(flags, config):
             ending = stop.agreed(config.group_size) if due or (step + 1) % look == 0 or step + 1 == steps else 0
             if ending or due:
                 seen = monitor.epoch_sums()         # of all ranks, so all ask
+                group.follow_rank_0(own, config)
                 if writes:
                     path = write(epoch, step + 1, (epoch, seen))
             if ending:
                 end(path, ending, config)
         sums, paused = NO_STEPS, time.time()
+        group.follow_rank_0(own, config)
         accuracy = validation and validate()
         monitor.pause(time.time() - paused)
         # The row first: a kill between the two repeats the row, never leaves it out.

@@ -98,6 +98,18 @@ def group_mean(values, group_size):
     return values if group_size == 1 else _all_reduce(values) / np.float32(group_size)
 
 
+def follow_rank_0(parameters, config):
+    """Set these parameters to rank 0's values, which stay the same bits; for what each rank computes its own way."""
+    if config.group_size == 1:
+        return
+    values = [p.asnumpy().reshape(-1) for p in parameters]
+    flat = np.concatenate(values)
+    flat = _all_reduce(flat if config.rank == 0 else np.zeros_like(flat))
+    if config.rank > 0:
+        for parameter, part in zip(parameters, np.split(flat, np.cumsum([len(value) for value in values])[:-1])):
+            parameter.set_data(Tensor(part.reshape(parameter.shape)))
+
+
 def gather(text, rank, group_size):
     """The texts of all processes, by rank."""
     data = np.frombuffer(text.encode(), np.uint8)
