@@ -15,7 +15,7 @@ from collections import namedtuple
 from src.errors import UserError
 
 Place = namedtuple('Place', 'launcher rank size local_rank local_size')
-PATIENCE = 60       # seconds for the scheduler to listen
+PATIENCE = 120      # seconds for the scheduler to listen
 ATTEMPTS = 4        # of MindSpore 1.10, whose cluster fails to form about once in three times
 
 
