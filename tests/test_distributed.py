@@ -16,7 +16,9 @@ import time
 import numpy as np
 import pytest
 
-from src import checkpoint
+from src import checkpoint, framework
+from src import launch as launcher
+from src.errors import UserError
 from src.framework import VERSION
 from tests.conftest import ROOT, SMALL_FLAGS, run
 
@@ -83,6 +85,40 @@ def trained(image_folder, tmp_path_factory):
     process = launch(image_folder, folder, '--is_save_on_master', '0')
     assert process.wait(timeout=600) == 0, output_of(folder)
     return folder, output_of(folder)
+
+
+MPI = {'OMPI_COMM_WORLD_RANK': '9', 'OMPI_COMM_WORLD_SIZE': '16', 'OMPI_COMM_WORLD_LOCAL_RANK': '1',
+       'OMPI_COMM_WORLD_LOCAL_SIZE': '8'}
+
+
+@pytest.mark.parametrize('environment,expected', [
+    ({}, None), (MPI, ('mpirun', 9, 16, 1, 8)),
+    ({'MS_ROLE': 'MS_WORKER', 'MS_WORKER_NUM': '16', 'MS_NODE_ID': '9', 'RANK_ID': '9', 'DEVICE_ID': '1'},
+     ('msrun', 9, 16, 1, None)),
+    ({'MS_ROLE': 'MS_SCHED', 'MS_WORKER_NUM': '16', 'RANK_ID': '0'}, ('msrun', 0, 16, 0, None))])
+def test_what_launchers_say_of_a_process(monkeypatch, environment, expected):
+    for name in list(os.environ):
+        if name.startswith(('OMPI_', 'MS_', 'RANK_ID', 'DEVICE_ID')):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launcher.place() == expected
+
+
+def test_fewer_gpus_than_processes_and_ranks_on_several_machines_are_sentences(monkeypatch):
+    class Driver:
+        """Finds four devices."""
+
+        def __init__(self, _):
+            self.cuInit = lambda flags: 0
+            self.cuDeviceGetCount = lambda pointer: setattr(pointer._obj, 'value', 4) or 0
+    for name, value in MPI.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(framework.ctypes, 'CDLL', Driver)
+    with pytest.raises(UserError, match='8 processes on this machine, but the NVIDIA driver finds 4 GPUs .*DEVICE_NUM'):
+        framework.use_device('GPU', distributed=True)
+    with pytest.raises(UserError, match='on the CPU all 16 processes must be on one machine, 8 are on this one'):
+        launcher.Cluster(launcher.place())
 
 
 @pytest.mark.parametrize('count', [2, pytest.param(4, marks=old)])
