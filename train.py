@@ -4,7 +4,9 @@ import shlex
 import sys
 import time
 
-from src import framework
+import numpy as np
+
+from src import framework, group
 from src.build import build_network, build_train_step
 from src.checkpoint import (SaveError, check_room, checkpoint_path, keep_best, list_checkpoints, load, network_config,
                             prune, restore, resume, save, state)
@@ -47,9 +49,7 @@ def parse(argv=None):
 
 def train(flags, config):
     """Train as `config` says; returns the path of the last checkpoint (None on ranks that write none)."""
-    framework.use_device(flags.platform, flags.device_id, flags.is_distributed)
-    if flags.is_distributed:
-        config.rank, config.group_size = framework.join_group(flags.platform)
+    group.enter(flags, config)
     dataset = create_dataset(flags.dataset_path, config, training=True)
     validation = flags.eval_dataset_path and create_dataset(flags.eval_dataset_path, config, training=False,
                                                             class_names=dataset.class_names)
@@ -59,16 +59,25 @@ def train(flags, config):
     run_step = AccumulatedStep(train_step)
     learned = [part for part in (train_step.optimizer, train_step.average, train_step.dynamic_scale)
                if part is not None]
+    # Of its own images on each rank; rank 0's count, as in TF-Slim, and in a checkpoint alone they resume exactly.
+    own = [p for p in network.get_parameters() if p.name.endswith(('.moving_mean', '.moving_variance'))]
+    if train_step.average is not None:
+        own.append(train_step.average.average)
     steps = dataset.get_dataset_size()
     writes = config.rank == 0 or not config.is_save_on_master
     position = flags.resume and resume(flags.resume, config.ckpt_path, 0 if config.is_save_on_master else config.rank,
                                        config, dataset.num_images, network, *learned)
+    if config.group_size > 1:
+        group.require_agreement(config, state(network, *learned), {
+            'training images': dataset.describe(), 'validation images': validation and validation.describe(),
+            'position': position and 'after %d epochs and %d steps' % (position['epoch'], position['sums'][0])})
     if writes:
         open_folder(config.ckpt_path, config.rank, flags.resume)
         check_room(config.ckpt_path, network)
         save_class_names(os.path.join(config.ckpt_path, 'classes.txt'), dataset.class_names)
     monitor = Monitor(config.ckpt_path if config.rank == 0 else None, config.epoch_size, steps,
-                      config.batch_size * config.accumulation_steps * config.group_size, config.log_steps)
+                      config.batch_size * config.accumulation_steps * config.group_size, config.log_steps,
+                      lambda losses: group.group_mean(losses, config.group_size))
     monitor.print('training on %s: %d images in %d classes (%d other files ignored), %d epochs of %d steps'
                   % (flags.platform, dataset.num_images, len(dataset.class_names), dataset.ignored_files,
                      config.epoch_size, steps))
@@ -114,6 +123,8 @@ def train(flags, config):
     if writes and position and tuple(sums) == NO_STEPS and monitor.best(start)[1] == start:
         keep_best(path)         # the run may have been killed just before
     stop = StopRequest()
+    # Steps between two times that ranks ask each other whether to stop, which waits for the device.
+    look = 1 if flags.platform == 'CPU' or config.group_size == 1 else 10
     for epoch in range(start, config.epoch_size):
         train_step.set_train(True)
         monitor.begin_epoch(epoch + 1, sums)
@@ -126,11 +137,16 @@ def train(flags, config):
                                          framework.mindspore.float32))
             monitor.step(epoch + 1, step + 1, loss, norm, rate)
             due = config.save_checkpoint_steps and (step + 1) % config.save_checkpoint_steps == 0
-            if writes and (stop or due):
-                path = write(epoch, step + 1, (epoch, monitor.epoch_sums()))
-            if stop:
-                end(path, stop)
+            ending = stop.agreed(config.group_size) if due or (step + 1) % look == 0 or step + 1 == steps else 0
+            if ending or due:
+                seen = monitor.epoch_sums()         # of all ranks, so all ask
+                group.follow_rank_0(own, config)
+                if writes:
+                    path = write(epoch, step + 1, (epoch, seen))
+            if ending:
+                end(path, ending, config)
         sums, paused = NO_STEPS, time.time()
+        group.follow_rank_0(own, config)
         accuracy = validation and validate()
         monitor.pause(time.time() - paused)
         # The row first: a kill between the two repeats the row, never leaves it out.
@@ -139,17 +155,21 @@ def train(flags, config):
         if writes:
             path = write(epoch, steps, (epoch + 1, NO_STEPS))
         monitor.pause(time.time() - paused)
-        if stop:
-            end(path, stop)
+        ending = stop.agreed(config.group_size)     # also waits for rank 0 to have written
+        if ending:
+            end(path, ending, config)
     return path
 
 
-def end(path, stop):
-    """Print the command that goes on, and end with the signal's status."""
-    if path:
-        command = ['python'] + sys.argv + ['--resume', path]        # of two --resume the last one counts
-        print('stopped by a signal; this goes on: %s' % ' '.join(map(shlex.quote, command)), flush=True)
-    sys.exit(stop.status)
+def end(path, status, config):
+    """Print the command that goes on, and end with the signal's status once rank 0 has written."""
+    group.group_sum(np.zeros(1, np.int64), config.group_size)
+    if path and config.rank == 0:
+        command = ' '.join(map(shlex.quote, ['python'] + sys.argv)) if config.group_size == 1 \
+            else 'the same launch with'
+        # Of two --resume the last one counts.
+        print('stopped by a signal; this goes on: %s --resume %s' % (command, shlex.quote(path)), flush=True)
+    sys.exit(status)
 
 
 def open_folder(folder, rank, resuming):

@@ -73,7 +73,8 @@ check_device_id() {
 }
 
 # run_logged FILE COMMAND...: run in the foreground, show the output and append it to FILE; returns the
-# command's status. Signals are passed on, and the command may end in its own time.
+# command's status. Signals are passed on, as PASS_ON says, and the command may end in its own time.
+PASS_ON='INT:INT TERM:TERM HUP:HUP'
 run_logged() {
     log=$1
     shift
@@ -88,9 +89,9 @@ run_logged() {
     reader=$!
     PYTHONUNBUFFERED=1 "$@" >"$fifo/output" 2>&1 &
     child=$!
-    for name in INT TERM HUP; do
+    for pair in $PASS_ON; do
         # shellcheck disable=SC2064
-        trap "kill -$name $child 2>/dev/null" $name
+        trap "kill -${pair#*:} $child 2>/dev/null" "${pair%:*}"
     done
     while :; do         # a trapped signal ends `wait` before the command has ended
         wait "$child"

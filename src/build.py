@@ -1,7 +1,7 @@
 """The network and its training step as a configuration asks for them."""
 from nasnet_a_mobile import NASNetAMobile
 from src.ema import MovingAverage
-from src.framework import GroupMean
+from src.group import GroupMean
 from src.loss import NASNetLoss
 from src.loss_scale import DynamicLossScale
 from src.optimizer import FlatRMSProp

@@ -77,7 +77,7 @@ def save(path, arrays, meta):
             raise UserError('%s is not finite any more: training has diverged, %s is not written; lower --lr_init '
                             'and go on from an earlier checkpoint' % (name, path))
     arrays = dict(arrays, meta=np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8))
-    arrays['digest'] = _digest(arrays)
+    arrays['digest'] = digest(arrays)
     # In a folder of its own: MindSpore 2 writes under yet another name beside the one it is given.
     folder, name = os.path.split(path)
     unfinished = os.path.join(folder, UNFINISHED + name)
@@ -128,7 +128,7 @@ def load(path):
                         % (path, str(error).strip().split('\n')[0]))
     meta = {}
     if 'meta' in arrays or 'digest' in arrays:
-        if 'digest' not in arrays or not np.array_equal(arrays.pop('digest'), _digest(arrays)):
+        if 'digest' not in arrays or not np.array_equal(arrays.pop('digest'), digest(arrays)):
             raise UserError('%s is damaged (its digest does not match its contents): use another checkpoint' % path)
         meta = json.loads(arrays.pop('meta').tobytes().decode())
     return Checkpoint(path, arrays, meta)
@@ -241,13 +241,14 @@ def network_config(checkpoint):
     return {key: value for key, value in checkpoint.meta.get('config', {}).items() if key in keys}
 
 
-def _digest(arrays):
-    digest = hashlib.sha256()
+def digest(arrays):
+    """SHA-256 of names, types, shapes and values of {name: array}, (32,) uint8."""
+    result = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
-        digest.update(('%s %s %s;' % (name, array.dtype, array.shape)).encode())
-        digest.update(array.tobytes())
-    return np.frombuffer(digest.digest(), np.uint8)
+        result.update(('%s %s %s;' % (name, array.dtype, array.shape)).encode())
+        result.update(array.tobytes())
+    return np.frombuffer(result.digest(), np.uint8)
 
 
 def _sync(path):

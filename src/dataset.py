@@ -5,6 +5,7 @@ every random number comes from `src.draws` by position. So any step of any epoch
 neither the number of threads nor the split of a global batch over processes changes a byte.
 """
 import collections
+import hashlib
 import os
 import sys
 import threading
@@ -85,6 +86,13 @@ class ImageFolder:
             return self.num_images // (config.batch_size * config.accumulation_steps * config.group_size)
         share = len(range(config.rank, self.num_images, config.group_size))
         return -(-share // config.batch_size)
+
+    def describe(self):
+        """Number and names of the images in a few words: equal for equal lists of files."""
+        names = hashlib.sha256('\n'.join(self.class_names + self.files).encode('utf-8', 'surrogateescape'))
+        names.update(self.labels.tobytes())
+        return '%d images in %d classes, digest of their names %s' % (self.num_images, len(self.class_names),
+                                                                      names.hexdigest()[:8])
 
     def batches(self, epoch, first_step=0):
         """Generate the batches of this rank in `epoch` from step `first_step` on, both from 0.

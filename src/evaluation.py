@@ -5,7 +5,8 @@ from collections import namedtuple
 import numpy as np
 
 from src.errors import UserError
-from src.framework import Tensor, group_sum
+from src.framework import Tensor
+from src.group import group_sum
 
 Accuracy = namedtuple('Accuracy', 'top1 top5 images skipped images_per_second')
 

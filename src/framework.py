@@ -13,6 +13,7 @@ import sysconfig
 import threading
 from contextlib import contextmanager
 
+from src import launch
 from src.errors import UserError
 
 # Read when MindSpore's C++ is loaded, so set before.
@@ -104,16 +105,16 @@ if VERSION < (1, 10):
 def use_device(platform, device_id=0, distributed=False):
     """Run everything from here on as compiled graphs on device `device_id` of 'GPU', 'CPU' or 'Ascend'.
 
-    In a group each process takes the device of its rank on its machine: MindSpore 2 sees to that
-    itself, 1.10 wants to be told.
+    In a group each process takes the device of its rank on its machine.
 
     Raises:
         UserError: there is no such device, or this MindSpore cannot use it.
     """
-    if distributed:
-        device_id = int(os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', device_id))
+    place = launch.require() if distributed else None
+    if place:
+        device_id = place.local_rank
     if platform == 'GPU':
-        _require_gpu(device_id)
+        _require_gpu(device_id, place and place.local_size)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     try:
         if hasattr(mindspore, 'set_device'):
@@ -125,7 +126,7 @@ def use_device(platform, device_id=0, distributed=False):
                         % (mindspore.__version__, platform, str(error).strip().split('\n')[0]))
 
 
-def _require_gpu(device_id):
+def _require_gpu(device_id, processes=None):
     """MindSpore reports a missing GPU late and obscurely, so ask the driver first."""
     remedy = 'run with --platform CPU (PLATFORM=CPU for the scripts)'
     try:
@@ -136,6 +137,9 @@ def _require_gpu(device_id):
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         raise UserError('no GPU: the NVIDIA driver finds no device (CUDA_VISIBLE_DEVICES=%s); %s'
                         % (os.environ.get('CUDA_VISIBLE_DEVICES', ''), remedy))
+    if processes and processes > count.value:
+        raise UserError('%d processes on this machine, but the NVIDIA driver finds %d GPUs (CUDA_VISIBLE_DEVICES=%s): '
+                        'lower DEVICE_NUM' % (processes, count.value, os.environ.get('CUDA_VISIBLE_DEVICES', '')))
     if device_id >= count.value:
         raise UserError('no GPU %d: the NVIDIA driver finds %d, numbered from 0; choose another --device_id'
                         % (device_id, count.value))
@@ -156,35 +160,3 @@ def set_precision(network, level):
         for _, cell in network.cells_and_names():
             if isinstance(cell, (nn.Conv2d, nn.Dense)):
                 cell.to_float(mindspore.float16)
-
-
-def join_group(platform):
-    """Join the data-parallel processes that mpirun or msrun started; returns (rank, group size)."""
-    from mindspore import communication  # pylint: disable=import-outside-toplevel
-    try:
-        communication.init('nccl' if platform == 'GPU' else None)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError('the distributed group cannot be formed (%s): start with '
-                        'scripts/run_distribute_train_for_gpu.sh, or without --is_distributed True'
-                        % str(error).strip().split('\n')[0])
-    return communication.get_rank(), communication.get_group_size()
-
-
-def group_sum(values, group_size):
-    """The sum of a numpy array of whole numbers below 2^24 over all processes."""
-    if group_size == 1:
-        return values
-    summed = GroupMean(group_size)(Tensor(values.astype('float32'))).asnumpy() * group_size
-    return summed.round().astype(values.dtype)
-
-
-class GroupMean(nn.Cell):
-    """construct(x) -> the mean of x over all processes."""
-
-    def __init__(self, group_size):
-        super().__init__()
-        self.all_reduce = ops.AllReduce()
-        self.share = 1.0 / group_size
-
-    def construct(self, x):
-        return self.all_reduce(x) * self.share

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 
+import numpy as np
 from tqdm import tqdm
 
 from src.errors import UserError
@@ -24,12 +25,14 @@ class Monitor:
         steps: steps per epoch.
         images: images per step, over all processes.
         log_steps: steps between two lines.
+        mean: function of a float32 vector, a process's losses -> their means over all processes. All of them
+            then call `step`, `epoch_sums` and `end_epoch` alike.
     """
 
-    def __init__(self, folder, epochs, steps, images, log_steps):
+    def __init__(self, folder, epochs, steps, images, log_steps, mean=lambda losses: losses):
         self.metrics = folder and os.path.join(folder, 'metrics.csv')
         self.terminal = _terminal() if folder else None
-        self.epochs, self.steps, self.images, self.log_steps = epochs, steps, images, log_steps
+        self.epochs, self.steps, self.images, self.log_steps, self.mean = epochs, steps, images, log_steps, mean
         self.waiting = []                # (epoch, step, loss, norm, learning rate) since the last line
         self.checkpoint = None           # path of the last one written
         self.sums = [0, 0.0, 0.0]        # steps of this epoch, sum of their losses and gradient norms
@@ -118,8 +121,9 @@ class Monitor:
                 print(text, flush=True)
 
     def _read(self):
-        for epoch, step, loss, norm, rate in self.waiting:
-            self.loss, norm = float(loss.asnumpy()), float(norm.asnumpy())
+        losses = np.array([loss.asnumpy() for _, _, loss, _, _ in self.waiting], np.float32)
+        for (epoch, step, _, norm, rate), loss in zip(self.waiting, self.mean(losses) if self.waiting else ()):
+            self.loss, norm = float(loss), float(norm.asnumpy())
             if not math.isfinite(self.loss) or not math.isfinite(norm):
                 self.bar.close()
                 raise UserError('training has diverged in epoch %d, step %d: loss %g, gradient norm %g, learning rate '

@@ -3,22 +3,36 @@ import os
 import signal
 import time
 
+import numpy as np
+
+from src.group import group_sum
+
+# mpirun passes on SIGUSR1 and SIGUSR2 alone; scripts/run_distribute_train_for_gpu.sh makes these of the others.
+STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143, signal.SIGUSR2: 130}
+
 
 class StopRequest:
-    """Becomes true when the process is asked to end; `status` is then 128 + the signal's number."""
+    """Becomes true when the process is asked to end; `status` is then 128 + the number of SIGTERM or SIGINT."""
 
     def __init__(self):
         self.status = 0
         self.first = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STATUS:
             signal.signal(number, self._note)   # also where a shell started us with SIGINT ignored
 
     def __bool__(self):
         return self.status != 0
+
+    def agreed(self, group_size):
+        """The status to end with, or 0 to go on: if one process is asked to end, then all are, at the same call."""
+        if group_size == 1:
+            return self.status
+        asked = group_sum(np.array([self.status == 143, self.status == 130], np.int64), group_size)
+        return 143 if asked[0] else 130 if asked[1] else 0
 
     def _note(self, number, _):
         # A Ctrl-C arrives twice when a script passes on what the terminal already sent.
         if self.status and time.time() - self.first > 0.5:
             os._exit(self.status)
         if not self.status:
-            self.status, self.first = 128 + number, time.time()
+            self.status, self.first = STATUS[number], time.time()

@@ -55,6 +55,8 @@ MISTAKES = [
     (TRAIN + ' --pretrained absent.ckpt', 'absent.ckpt'),
     (TRAIN + ' --pretrained foreign.ckpt', 'foreign.ckpt does not fit'),
     (TRAIN + ' --rank 1', 'rank 1 is not below group_size 1'),
+    (TRAIN + ' --group_size 2', 'group_size 2 without --is_distributed True'),
+    (TRAIN + ' --is_distributed True', 'neither mpirun nor msrun started this process'),
     (TRAIN + ' --resume absent.ckpt', 'absent.ckpt'),
     (TRAIN + ' --resume text.ckpt', 'text.ckpt'),
     (TRAIN + ' --resume foreign.ckpt', 'foreign.ckpt'),

@@ -105,17 +105,54 @@ def test_a_signal_is_passed_on_and_waited_for(project):
     assert process.returncode == 143 and 'stopped' in output
 
 
-def test_distributed_training_starts_as_many_processes_as_asked(project):
+def with_mpirun(project, version, status=3):
+    """PATH with an mpirun that says it is `version`, and prints its arguments."""
     mpirun = project / 'bin' / 'mpirun'
-    mpirun.parent.mkdir()
-    mpirun.write_text('#!/bin/sh\necho "mpirun $*"\nexit 3\n')
+    mpirun.parent.mkdir(exist_ok=True)
+    mpirun.write_text('#!/bin/sh\n[ "$1" != --version ] || { echo "%s"; exit; }\necho "mpirun $*"\nexit %d\n'
+                      % (version, status))
     mpirun.chmod(0o755)
-    path = str(mpirun.parent) + os.pathsep + os.environ['PATH']
-    for given, expected in (({}, '8'), ({'DEVICE_NUM': '2'}, '2')):
+    return str(mpirun.parent) + os.pathsep + os.environ['PATH']
+
+
+@pytest.mark.parametrize('version', ['mpirun (Open MPI) 4.1.4', 'mpirun (Open MPI) 5.0.3'])
+def test_distributed_training_starts_as_many_processes_as_asked(project, version):
+    path = with_mpirun(project, version)
+    (project / 'hosts').write_text('one slots=8\ntwo slots=8\n')
+    for given, expected in (({}, '--oversubscribe .*-n 8'), ({'DEVICE_NUM': '2'}, '--oversubscribe .*-n 2'),
+                            ({'DEVICE_NUM': '16', 'HOSTFILE': 'hosts', 'CUDA_VISIBLE_DEVICES': '0,1'},
+                             '--hostfile hosts .*-x CUDA_VISIBLE_DEVICES .*-n 16')):
         result = shell(project, 'run_distribute_train_for_gpu.sh', 'some data', '--epoch_size', '2', PATH=path, **given)
         assert result.returncode == 3
-        assert re.search(r'mpirun .*-n %s .*train\.py .*--is_distributed True .*--epoch_size 2' % expected,
+        assert re.search(r'mpirun .*%s .*rank\.sh .*train\.py .*--is_distributed True .*--epoch_size 2' % expected,
                          result.stdout)
+        assert (project / 'scripts' / 'train.log').read_text().endswith(result.stdout)
+
+
+def test_too_few_slots_are_one_sentence(project):
+    (project / 'hosts').write_text('one slots=4\n# two slots=8\nthree slots = 3\n')
+    result = shell(project, 'run_distribute_train_for_gpu.sh', 'some data', HOSTFILE='hosts')
+    assert result.returncode == 2 and result.stdout == ''
+    assert result.stderr == ('error: HOSTFILE hosts has 7 slots, fewer than DEVICE_NUM 8: '
+                             'give each line slots=GPUS\n')
+
+
+def test_an_mpirun_of_another_kind_is_one_sentence(project):
+    for version in ('HYDRA build details', 'mpirun (Open MPI) 1.10.2', 'mpirun (Open MPI) 40.0'):
+        result = shell(project, 'run_distribute_train_for_gpu.sh', 'some data', PATH=with_mpirun(project, version))
+        assert result.returncode == 2 and result.stdout == ''
+        assert re.match(r'error: mpirun is not of Open MPI 4 or 5 .*\n$', result.stderr)
+
+
+@pytest.mark.parametrize('rank,status,log,terminal', [
+    (0, '7', False, ''), (1, '7', True, r'error: rank 1 on \S+ ended with status 7 \(.*\): and on stderr\n'),
+    (1, '143', True, ''), (1, '137', True, r'error: rank 1 on \S+ was killed by signal 9: .*\n'),
+    (0, '137', False, r'error: rank 0 on \S+ was killed by signal 9: .*\n')])
+def test_a_rank_logs_and_says_how_it_ended(project, rank, status, log, terminal):
+    result = shell(project, 'rank.sh', './python', 'x', OMPI_COMM_WORLD_RANK=str(rank), STUB_STATUS=status)
+    assert result.returncode == int(status)
+    assert (result.stdout == '') == log == (project / 'scripts' / 'train_rank1.log').exists()
+    assert re.match('(and on stderr\n)?%s$' % terminal, result.stderr)
 
 
 def test_an_unsuitable_interpreter_is_one_sentence(project):
@@ -149,7 +186,8 @@ def test_paths_and_flags_named_in_the_readme_exist(readme):
     keys = set(nasnet_a_mobile_config_gpu)
     known = keys | {'dataset_path', 'eval_dataset_path', 'platform', 'device_id', 'is_distributed', 'preset', 'resume',
                     'checkpoint', 'ckpt_file', 'file_format', 'file_name', 'pretrained', 'weights', 'image', 'format',
-                    'report', 'source', 'output'}
+                    'report', 'source', 'output', 'ranks', 'worker_num', 'local_worker_num', 'master_addr',
+                    'master_port', 'join', 'log_dir', 'bind'}
     for flag in re.findall(r'--(\w+)', text):
         assert flag in known, flag
     for key in keys:
