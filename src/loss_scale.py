@@ -1,5 +1,4 @@
 """Dynamic loss scale: as large as float16 gradients allow, found while training."""
-import numpy as np
 
 from src.framework import Parameter, Tensor, mindspore, nn, ops
 
