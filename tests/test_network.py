@@ -6,6 +6,7 @@ import pytest
 
 import nasnet_a_mobile
 from nasnet_a_mobile import Cell, Genotype, NASNetAMobile, initialize
+from src.fold import fold
 from src.framework import Tensor, mindspore, nn, ops
 from src.merge import join, plain_values, program, set_plain_values, split
 from tests.conftest import SMALL
@@ -237,3 +238,12 @@ def test_cells_are_the_papers():
     cell = Cell(REDUCTION, 16, 8, 1, 4, 2, 0.9)
     x = Tensor(np.zeros((1, 16, 9, 9), np.float32))
     assert cell(x, Tensor(np.zeros((1, 8, 9, 9), np.float32))).shape == (1, 16, 5, 5)
+
+
+def test_folded_batch_norms_change_rounding_alone(mode):
+    folded = fold(drawn('narrow'))
+    assert not any(isinstance(cell, nn.BatchNorm2d) for _, cell in folded.cells_and_names())
+    network = drawn('narrow')
+    network.set_train(False)
+    images = Tensor(draw.images('narrow'))
+    assert np.abs(folded(images).asnumpy() - network(images).asnumpy()).max() <= 1e-5
