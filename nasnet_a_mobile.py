@@ -13,7 +13,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from src.framework import nn, ops
+from src.framework import cut, nn, ops
 from src.merge import common_name, plain_values, program, set_plain_values
 
 # A block adds left(state[i]) and right(state[j]). Hidden state 0 is the squeezed current input,
@@ -57,23 +57,51 @@ class Identity(nn.Cell):
         return x
 
 
+class Depthwise(nn.Cell):
+    """Depthwise convolutions of several kernel sizes, each of its share of the channels.
+
+    Args:
+        kernels: ((kernel size, channels), ...), in the order of the channels.
+    """
+
+    def __init__(self, kernels, stride=1):
+        super().__init__()
+        self.shares = tuple(channels for _, channels in kernels)
+        self.convs = nn.CellList([conv(channels, channels, kernel_size, stride, group=channels)
+                                  for kernel_size, channels in kernels])
+
+    def construct(self, x):
+        if len(self.shares) == 1:
+            return self.convs[0](x)
+        pieces = cut(x, self.shares)
+        results = ()
+        position = 0
+        for convolution in self.convs:  # MindSpore 1.10's graph mode has no enumerate over cells
+            results += (convolution(pieces[position]),)
+            position += 1
+        return ops.concat(results, 1)
+
+
 class SeparableConv(nn.Cell):
-    """`count` separable convolutions side by side: ReLU, depthwise, pointwise, BN, twice.
+    """Separable convolutions side by side: ReLU, depthwise, pointwise, BN, twice.
 
     construct(x (N, count * in_channels, H, W)) -> (N, count * out_channels, H / stride, W / stride). The stride is in
     the first depthwise convolution.
+
+    Args:
+        kernels: ((kernel size, how many separable convolutions of it), ...); their sum is count.
     """
 
-    def __init__(self, count, in_channels, out_channels, kernel_size, stride, decay):
+    def __init__(self, kernels, in_channels, out_channels, stride, decay):
         super().__init__()
-        in_channels, out_channels = count * in_channels, count * out_channels
+        count = sum(number for _, number in kernels)
         self.relu = nn.ReLU()
-        self.depthwise_1 = conv(in_channels, in_channels, kernel_size, stride, group=in_channels)
-        self.pointwise_1 = conv(in_channels, out_channels, group=count)
-        self.bn_1 = batch_norm(out_channels, decay)
-        self.depthwise_2 = conv(out_channels, out_channels, kernel_size, group=out_channels)
-        self.pointwise_2 = conv(out_channels, out_channels, group=count)
-        self.bn_2 = batch_norm(out_channels, decay)
+        self.depthwise_1 = Depthwise([(size, number * in_channels) for size, number in kernels], stride)
+        self.pointwise_1 = conv(count * in_channels, count * out_channels, group=count)
+        self.bn_1 = batch_norm(count * out_channels, decay)
+        self.depthwise_2 = Depthwise([(size, number * out_channels) for size, number in kernels])
+        self.pointwise_2 = conv(count * out_channels, count * out_channels, group=count)
+        self.bn_2 = batch_norm(count * out_channels, decay)
 
     def construct(self, x):
         x = self.bn_1(self.pointwise_1(self.depthwise_1(self.relu(x))))
@@ -130,15 +158,15 @@ class Cell(nn.Cell):
         def operation(step):
             if step.operation == 'add':
                 return Identity()
-            kind, kernel_size = step.operation[:-1], int(step.operation[-1])
             on_input = step.reads[0] < 2        # the stride applies to the cell's inputs, not to its blocks
-            if kind == 'sep':
-                return SeparableConv(len(step.reads), widths[step.reads[0]] if on_input else filters, filters,
-                                     kernel_size, stride if on_input else 1, decay)
-            pool = {'avg': nn.AvgPool2d, 'max': nn.MaxPool2d}[kind]
-            return pool(kernel_size, stride if on_input else 1, pad_mode='same')
+            if step.operation == 'sep':
+                return SeparableConv([(size, len(names)) for size, names in step.kernels],
+                                     widths[step.reads[0]] if on_input else filters, filters,
+                                     stride if on_input else 1, decay)
+            pool = {'avg': nn.AvgPool2d, 'max': nn.MaxPool2d}[step.operation[:-1]]
+            return pool(int(step.operation[-1]), stride if on_input else 1, pad_mode='same')
         self.steps = nn.CellList([operation(step) for step in steps])
-        self.step_names = tuple(common_name(step.names) for step in steps)
+        self.branches = tuple(tuple(names for _, names in step.kernels) for step in steps)
         self.adds = tuple(step.operation == 'add' for step in steps)
         self.reads = tuple(step.reads for step in steps)
         self.outputs = tuple(states[i] for i in genotype.concat)
@@ -146,7 +174,7 @@ class Cell(nn.Cell):
     def construct(self, current, previous):
         values = (self.squeeze(current), self.adjust(previous))
         position = 0
-        for step in self.steps:         # MindSpore 1.10's graph mode has no enumerate over cells
+        for step in self.steps:
             reads = self.reads[position]
             if self.adds[position]:
                 values += (values[reads[0]] + values[reads[1]],)
@@ -246,13 +274,17 @@ class NASNetAMobile(nn.Cell):
             parameter.name = self.readable(path)
 
     def readable(self, path):
-        """chain.5.steps.0.bn_1.gamma -> cell_3.{block_0.left,block_1.left}.bn_1.gamma"""
-        match = re.match(r'chain\.(\d+)\.(steps\.(\d+))?', path)
+        """chain.5.steps.0.depthwise_1.convs.0.weight -> cell_3.{block_0.left,block_1.left}.depthwise_1.weight"""
+        match = re.match(r'chain\.(\d+)\.(?:steps\.(\d+)\.)?', path)
         if not match:
             return path
-        cell, step = int(match.group(1)), match.group(3)
-        return (self.cell_names[cell] + '.' + (self.chain[cell].step_names[int(step)] if step else '')
-                + path[match.end():])
+        cell, step, rest = int(match.group(1)), match.group(2), path[match.end():]
+        if step:
+            branches = self.chain[cell].branches[int(step)]
+            kernel = re.search(r'\.convs\.(\d+)', rest)
+            names = branches[int(kernel.group(1))] if kernel else sum(branches, ())
+            rest = common_name(names) + '.' + re.sub(r'\.convs\.\d+', '', rest)
+        return self.cell_names[cell] + '.' + rest
 
     def construct(self, images, dropout_mask=None):
         previous = current = self.relu(self.stem_bn(self.stem_conv(images)))

@@ -1,9 +1,10 @@
 """Which branches of a cell are computed as one, and how their common tensors are called.
 
-Separable convolutions of one kernel size on the inputs of a cell become one wider convolution: the same
-products and sums in fewer, larger kernels. Their tensors lie one after another in the first dimension of a
-common one, whose name lists them as a shell does: cell_3.{block_0.left,block_1.left}.bn_1.gamma. Files and
-everything a user sees know the plain names alone; `split` and `join` are the boundary.
+Separable convolutions on the inputs of a cell become one: wider depthwise convolutions, one for each kernel size,
+and one grouped pointwise convolution and one BatchNorm for all. These are the same products and sums in fewer,
+larger kernels. Their tensors lie one after another in the first dimension of a common one, whose name lists them as
+a shell does: cell_3.{block_0.left,block_1.left}.depthwise_1.weight. Files and everything a user sees know the plain
+names alone; `split` and `join` are the boundary.
 """
 from collections import namedtuple
 
@@ -11,15 +12,16 @@ import numpy as np
 
 from src.framework import Tensor
 
-# reads: positions among the values of a cell; names: 'block_0.left', ... one for each result, () for a sum.
-Step = namedtuple('Step', 'operation reads names')
+# operation: 'sep', 'avg3', 'max3' or 'add'; reads: positions among the values of a cell; kernels, of 'sep' alone:
+# ((size, (name of a branch, ...)), ...), in the order of the reads.
+Step = namedtuple('Step', 'operation reads kernels')
 
 
 def program(genotype, widths):
     """A cell as a sequence of steps over its values, which at first are its hidden states 0 and 1.
 
-    Each Step appends its results to the values: a separable convolution one for each value it reads, a pool one
-    that all its branches share, 'add' (a block) one.
+    Each Step appends its results to the values: 'sep' one for each value it reads, a pool one that all its branches
+    share, 'add' (a block) one.
 
     Args:
         widths: channels of hidden states 0 and 1; only equal ones can be merged.
@@ -28,29 +30,32 @@ def program(genotype, widths):
         (tuple of Steps, positions of the hidden states among the values)
     """
     def key(operation, state):
-        return (operation, widths[state]) if operation.startswith('sep') and state < 2 else (operation, -state)
+        if not operation.startswith('sep'):
+            return operation, state
+        return 'sep', ('input of width', widths[state]) if state < 2 else state
+    branches = [[('block_%d.%s' % (number, side),) + branch for side, branch in zip(('left', 'right'), block)]
+                for number, block in enumerate(genotype.blocks)]
     groups = {}
-    for number, block in enumerate(genotype.blocks):
-        for side, branch in zip(('left', 'right'), block):
-            groups.setdefault(key(*branch), []).append(('block_%d.%s' % (number, side), branch[1]))
-    steps, states, results, size = [], [0, 1], {}, 2
-    for number, block in enumerate(genotype.blocks):
-        reads = ()
-        for side, (operation, state) in zip(('left', 'right'), block):
+    for name, operation, state in sum(branches, []):
+        groups.setdefault(key(operation, state), {}).setdefault(operation, []).append((name, state))
+    steps, states, position, size = [], [0, 1], {}, 2
+    for block in branches:
+        for name, operation, state in block:
             if operation == 'none':
-                reads += (states[state],)
-                continue
-            group = groups.pop(key(operation, state), ())       # its first branch computes them all
-            if group and operation.startswith('sep'):
-                steps.append(Step(operation, tuple(states[read] for _, read in group), tuple(name for name, _ in group)))
-                results.update((name, size + i) for i, (name, _) in enumerate(group))
-                size += len(group)
-            elif group:
-                steps.append(Step(operation, (states[state],), ()))
-                results.update((name, size) for name, _ in group)
-                size += 1
-            reads += (results['block_%d.%s' % (number, side)],)
-        steps.append(Step('add', reads, ()))
+                position[name] = states[state]
+            elif name not in position:                  # the first branch of a group computes it for all
+                group = groups[key(operation, state)]
+                members = sum(group.values(), [])
+                if operation.startswith('sep'):
+                    kernels = tuple((int(kind[-1]), tuple(name for name, _ in group[kind])) for kind in group)
+                    steps.append(Step('sep', tuple(states[read] for _, read in members), kernels))
+                    position.update((name, size + i) for i, (name, _) in enumerate(members))
+                    size += len(members)
+                else:
+                    steps.append(Step(operation, (states[state],), ()))
+                    position.update((name, size) for name, _ in members)
+                    size += 1
+        steps.append(Step('add', tuple(position[name] for name, _, _ in block), ()))
         states.append(size)
         size += 1
     return tuple(steps), tuple(states)
@@ -58,7 +63,7 @@ def program(genotype, widths):
 
 def common_name(names):
     """('a', 'b') -> '{a,b}', ('a',) -> 'a'"""
-    return ','.join(names).join('{}') if len(names) > 1 else ''.join(names)
+    return '{%s}' % ','.join(names) if len(names) > 1 else names[0]
 
 
 def plain_names(name):
