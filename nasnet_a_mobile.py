@@ -2,10 +2,9 @@
 Recognition" (arXiv 1707.07012), as TF-Slim's `nets/nasnet/nasnet.py` trained it.
 
 The two searched cells are the constants below; `Cell` reads them, and computes sibling separable
-convolutions together where it can (src/merge.py). Every separable convolution and
-every pool pads 'same' as TensorFlow does (bottom and right get the odd pixel), which is what makes
-published weights give published outputs. The network takes any image size and knows no
-configuration.
+convolutions together where it can (src/merge.py). Every separable convolution and every pool pads
+'same' as TensorFlow does (bottom and right get the odd pixel), which is what makes published weights
+give published outputs. The network takes any image size and knows no configuration.
 """
 import re
 import zlib
@@ -195,7 +194,7 @@ def pick(values, positions):
 
 
 class AuxiliaryHead(nn.Cell):
-    """Classifier on the last normal cell of stage 2, after its ReLU: pool 5/3, 1x1 to 128, full-map conv to 768, dense."""
+    """Classifier on the last normal cell of stage 2 (after its ReLU): pool 5/3, 1x1 to 128, full-map conv, dense."""
 
     def __init__(self, channels, map_size, num_classes, decay):
         super().__init__()

@@ -84,7 +84,8 @@ def split(arrays):
 
 def join(arrays, names):
     """{plain name: array} -> {name: array} of `names`, the inverse of `split`."""
-    return {name: np.concatenate([arrays[plain] for plain in plain_names(name)]) for name in names}
+    parts = {name: [arrays[plain] for plain in plain_names(name)] for name in names}
+    return {name: np.concatenate(part) if len(part) > 1 else part[0] for name, part in parts.items()}
 
 
 def plain_values(network):

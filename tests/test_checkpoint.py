@@ -9,7 +9,7 @@ from nasnet_a_mobile import NASNetAMobile, initialize
 from src import checkpoint
 from src.errors import UserError
 from src.framework import Tensor, mindspore
-from src.merge import plain_values, split
+from src.merge import join, plain_values, split
 from src.optimizer import FlatRMSProp
 from tests.conftest import SMALL
 
@@ -39,6 +39,15 @@ def test_holds_network_and_optimizer_under_readable_names(network, saved):
     assert loaded.meta == META
     assert stat.S_IMODE(os.stat(saved).st_mode) == 0o644
     assert os.listdir(os.path.dirname(saved)) == ['a.ckpt']
+
+
+def test_optimizer_state_comes_back_through_plain_names(network):
+    optimizer, other = FlatRMSProp(network.trainable_params()), FlatRMSProp(network.trainable_params())
+    optimizer.load_state({name: np.random.rand(*array.shape).astype(np.float32)
+                          for name, array in optimizer.state().items()})
+    other.load_state(join(checkpoint.state(network, optimizer), other.state()))
+    for name, array in optimizer.state().items():
+        np.testing.assert_array_equal(other.state()[name], array)
 
 
 def test_plain_mindspore_reads_it(network, saved):
