@@ -66,13 +66,15 @@ class Depthwise(nn.Cell):
     def __init__(self, kernels, stride=1):
         super().__init__()
         self.shares = tuple(channels for _, channels in kernels)
+        self.alike = len(set(self.shares)) == 1
+        self.split = ops.Split(1, len(kernels))     # one kernel, and its gradient one; it makes equal pieces only
         self.convs = nn.CellList([conv(channels, channels, kernel_size, stride, group=channels)
                                   for kernel_size, channels in kernels])
 
     def construct(self, x):
         if len(self.shares) == 1:
             return self.convs[0](x)
-        pieces = cut(x, self.shares)
+        pieces = self.split(x) if self.alike else cut(x, self.shares)
         results = ()
         position = 0
         for convolution in self.convs:  # MindSpore 1.10's graph mode has no enumerate over cells
