@@ -6,11 +6,11 @@ import time
 
 from src import framework
 from src.build import build_network, build_train_step
-from src.checkpoint import (SaveError, check_room, checkpoint_path, keep_best, list_checkpoints, load, prune, restore,
-                            resume, save, state)
+from src.checkpoint import (SaveError, check_room, checkpoint_path, keep_best, list_checkpoints, load, network_config,
+                            prune, restore, resume, save, state)
 from src.cli import Parser, boolean, make_config
 from src.config import presets
-from src.dataset import create_dataset, save_class_names
+from src.dataset import create_dataset, first_position, save_class_names
 from src.draws import dropout_mask
 from src.ema import average_decay
 from src.errors import UserError
@@ -19,7 +19,7 @@ from src.framework import Tensor
 from src.lr_generator import learning_rate
 from src.monitor import Monitor
 from src.signals import StopRequest
-from src.train_step import EvalStep
+from src.train_step import AccumulatedStep, EvalStep
 from nasnet_a_mobile import initialize
 
 NO_STEPS = (0, 0.0, 0.0)     # steps of an epoch that are done, sums of their losses and gradient norms
@@ -39,7 +39,10 @@ def parse(argv=None):
     parser.add_argument('--preset', default='imagenet', choices=sorted(presets), help='values of src/config.py')
     parser.add_config_keys()
     flags, given = parser.parse(argv)
-    return flags, make_config(presets[flags.preset], given)
+    flags.pretrained = flags.pretrained and load(flags.pretrained)
+    network = network_config(flags.pretrained) if flags.pretrained else {}
+    network.pop('num_classes', None)
+    return flags, make_config(presets[flags.preset], network, given)
 
 
 def train(flags, config):
@@ -51,9 +54,11 @@ def train(flags, config):
     validation = flags.eval_dataset_path and create_dataset(flags.eval_dataset_path, config, training=False,
                                                             class_names=dataset.class_names)
     network = initialize(build_network(config, training=True), config.random_seed)
-    fresh = flags.pretrained and restore(load(flags.pretrained), network, new_classes=True)
-    train_step, eval_step = build_train_step(network, config), EvalStep(network)
-    learned = [part for part in (train_step.optimizer, train_step.average) if part is not None]
+    fresh = flags.pretrained and restore(flags.pretrained, network, new_classes=True)
+    train_step, eval_step = build_train_step(network, config), EvalStep(network, config.amp_level)
+    run_step = AccumulatedStep(train_step)
+    learned = [part for part in (train_step.optimizer, train_step.average, train_step.dynamic_scale)
+               if part is not None]
     steps = dataset.get_dataset_size()
     writes = config.rank == 0 or not config.is_save_on_master
     position = flags.resume and resume(flags.resume, config.ckpt_path, 0 if config.is_save_on_master else config.rank,
@@ -63,7 +68,7 @@ def train(flags, config):
         check_room(config.ckpt_path, network)
         save_class_names(os.path.join(config.ckpt_path, 'classes.txt'), dataset.class_names)
     monitor = Monitor(config.ckpt_path if config.rank == 0 else None, config.epoch_size, steps,
-                      config.batch_size * config.group_size, config.log_steps)
+                      config.batch_size * config.accumulation_steps * config.group_size, config.log_steps)
     monitor.print('training on %s: %d images in %d classes (%d other files ignored), %d epochs of %d steps'
                   % (flags.platform, dataset.num_images, len(dataset.class_names), dataset.ignored_files,
                      config.epoch_size, steps))
@@ -75,7 +80,13 @@ def train(flags, config):
     elif flags.resume:
         monitor.print('no checkpoint in %s: starting fresh' % config.ckpt_path)
     if flags.pretrained and not position:
-        monitor.print('starting from %s%s' % (flags.pretrained, '; anew: ' + ', '.join(fresh) if fresh else ''))
+        monitor.print('starting from %s%s' % (flags.pretrained.path, '; anew: ' + ', '.join(fresh) if fresh else ''))
+
+    def inputs(batch, epoch, step, part):
+        """Images, labels, colour factors and dropout mask of batch `part` of a step, on the device."""
+        mask = dropout_mask(config.random_seed, epoch, first_position(config, step, part), config.batch_size,
+                            config.penultimate_filters, config.dropout_keep_prob)
+        return Tensor(batch.images), Tensor(batch.labels), Tensor(batch.color), Tensor(mask)
 
     def write(epoch, step, position):
         """Write the checkpoint {epoch}_{step}; (epoch, sums) is where a resumed run goes on."""
@@ -106,15 +117,13 @@ def train(flags, config):
     for epoch in range(start, config.epoch_size):
         train_step.set_train(True)
         monitor.begin_epoch(epoch + 1, sums)
-        for step, batch in enumerate(dataset.batches(epoch, sums[0]), sums[0]):
+        batches = dataset.batches(epoch, sums[0])
+        for step in range(sums[0], steps):
             rate = learning_rate(epoch * steps + step, steps, config)
-            first = (step * config.group_size + config.rank) * config.batch_size
-            mask = dropout_mask(config.random_seed, epoch, first, config.batch_size, config.penultimate_filters,
-                                config.dropout_keep_prob)
-            loss, norm = train_step(Tensor(batch.images), Tensor(batch.labels), Tensor(batch.color), Tensor(mask),
-                                    Tensor(rate, framework.mindspore.float32),
-                                    Tensor(average_decay(epoch * steps + step, config.ema_decay),
-                                           framework.mindspore.float32))
+            parts = (inputs(next(batches), epoch, step, part) for part in range(config.accumulation_steps))
+            loss, norm = run_step(parts, Tensor(rate, framework.mindspore.float32),
+                                  Tensor(average_decay(epoch * steps + step, config.ema_decay),
+                                         framework.mindspore.float32))
             monitor.step(epoch + 1, step + 1, loss, norm, rate)
             due = config.save_checkpoint_steps and (step + 1) % config.save_checkpoint_steps == 0
             if writes and (stop or due):

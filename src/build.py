@@ -3,6 +3,7 @@ from nasnet_a_mobile import NASNetAMobile
 from src.ema import MovingAverage
 from src.framework import GroupMean
 from src.loss import NASNetLoss
+from src.loss_scale import DynamicLossScale
 from src.optimizer import FlatRMSProp
 from src.train_step import TrainStep
 
@@ -22,8 +23,10 @@ def build_train_step(network, config):
             for parameter in cell.get_parameters():
                 parameter.requires_grad = False
     loss = NASNetLoss(config.num_classes, config.label_smooth_factor, config.aux_factor)
+    loss_scale = config.loss_scale or DynamicLossScale()
     optimizer = FlatRMSProp(network.trainable_params(), config.weight_decay, config.momentum, config.rmsprop_decay,
-                            config.opt_eps, config.clip_norm, config.loss_scale,
+                            config.opt_eps, config.clip_norm, loss_scale,
                             GroupMean(config.group_size) if config.group_size > 1 else None)
     average = MovingAverage(network) if config.ema_decay else None
-    return TrainStep(network, loss, optimizer, config.loss_scale, average, frozen)
+    return TrainStep(network, loss, optimizer, loss_scale, average, frozen, config.accumulation_steps,
+                     config.amp_level)

@@ -1,8 +1,9 @@
 """Checkpoint files: whole or absent, checked on the way in, readable by plain mindspore.load_checkpoint.
 
 A file holds every parameter of the network under its own name, the optimizer's state as
-mean_square.NAME and moment.NAME, moving averages as ema.NAME, `meta` (JSON as uint8: configuration, epoch, step) and `digest`
-(SHA-256 of all the rest), because MindSpore notices neither a flipped bit nor a lost record.
+mean_square.NAME and moment.NAME, moving averages as ema.NAME, a dynamic loss scale as loss_scale.NAME,
+`meta` (JSON as uint8: configuration, epoch, step) and `digest` (SHA-256 of all the rest), because
+MindSpore notices neither a flipped bit nor a lost record.
 """
 import hashlib
 import json
@@ -14,7 +15,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from src.config import free_on_resume
+from src.config import free_on_resume, nasnet_a_mobile_config_gpu
 from src.errors import UserError
 from src.framework import Tensor, mindspore, without_chatter
 from src.merge import join, plain_values, set_plain_values, split
@@ -22,7 +23,7 @@ from src.merge import join, plain_values, set_plain_values, split
 Checkpoint = namedtuple('Checkpoint', 'path arrays meta')
 UNFINISHED = '.unfinished-'      # a checkpoint in the making is in a folder of this name and its own
 BEST = 'nasnet-a-mobile-best.ckpt'
-_STATE = ('mean_square.', 'moment.', 'ema.')
+_STATE = ('mean_square.', 'moment.', 'ema.', 'loss_scale.')
 _HEADS = ('classifier.', 'auxiliary_head.')
 
 
@@ -220,8 +221,9 @@ def resume(which, folder, rank, config, images, network, *others):
         return {}
     if 'sums' not in loaded.meta:
         raise UserError('%s holds no position to resume from: it was not written by train.py' % loaded.path)
+    there = dict(nasnet_a_mobile_config_gpu, **loaded.meta['config'])      # an older file knows fewer keys
     differing = ['%s %r there, %r here' % (key, value, getattr(config, key, None))
-                 for key, value in sorted(loaded.meta['config'].items())
+                 for key, value in sorted(there.items())
                  if key not in free_on_resume and getattr(config, key, None) != value]
     if loaded.meta['images'] != images:
         differing.append('%d training images there, %d here' % (loaded.meta['images'], images))

@@ -26,8 +26,8 @@ def create_dataset(dataset_path, config, training, class_names=None):
     """Scan `dataset_path`, one folder per class -> ImageFolder.
 
     Args:
-        config: random_seed, rank, group_size, work_nums, batch_size, num_classes, image_size,
-            crop_min_area, color_jitter and on_bad_image as attributes (src/config.py).
+        config: random_seed, rank, group_size, work_nums, batch_size, accumulation_steps, num_classes,
+            image_size, crop_min_area, color_jitter and on_bad_image as attributes (src/config.py).
         training: shuffled, augmented and without a last incomplete batch; else in file order, every
             image once.
         class_names: labels are positions in this list, the one of the training, instead of positions
@@ -48,9 +48,10 @@ def create_dataset(dataset_path, config, training, class_names=None):
                         % (dataset_path, len(names), config.num_classes, len(names)))
     dataset = ImageFolder(dataset_path, config, training, names, folders, ignored)
     if training and dataset.get_dataset_size() == 0:
-        raise UserError('%s has %d images, fewer than a batch of %d (batch_size x group_size): '
+        raise UserError('%s has %d images, fewer than a step of %d (batch_size x accumulation_steps x group_size): '
                         'lower --batch_size or add images'
-                        % (dataset_path, dataset.num_images, config.batch_size * config.group_size))
+                        % (dataset_path, dataset.num_images,
+                           config.batch_size * config.accumulation_steps * config.group_size))
     return dataset
 
 
@@ -74,18 +75,22 @@ class ImageFolder:
         self.num_images = len(self.files)
         self.skipped = {}
         self._lock = threading.Lock()
+        self._scratch = threading.local()
         self._epochs = 0        # passed by iterators
 
     def get_dataset_size(self):
         """Steps of an epoch on this rank."""
         config = self.config
         if self.training:
-            return self.num_images // (config.batch_size * config.group_size)
+            return self.num_images // (config.batch_size * config.accumulation_steps * config.group_size)
         share = len(range(config.rank, self.num_images, config.group_size))
         return -(-share // config.batch_size)
 
     def batches(self, epoch, first_step=0):
         """Generate the batches of this rank in `epoch` from step `first_step` on, both from 0.
+
+        In training `accumulation_steps` batches make a step. They hold the images that one batch of so many
+        times the size would hold, in its order.
 
         Yields:
             Batch of images (B, S, S, 3) uint8 RGB, labels (B,) int32, color (B, 3) float32 factors of
@@ -105,8 +110,9 @@ class ImageFolder:
         pool = ThreadPoolExecutor(min(self.config.work_nums, os.cpu_count() or 1))
         pending = collections.deque()
         try:
-            for step in range(first_step, self.get_dataset_size()):
-                pending.append(self._begin(pool, stop, order, epoch, step))
+            parts = self.config.accumulation_steps if self.training else 1
+            for number in range(first_step * parts, self.get_dataset_size() * parts):
+                pending.append(self._begin(pool, stop, order, epoch, number))
                 if len(pending) > ahead:
                     yield _finished(pending)
             while pending:
@@ -131,20 +137,20 @@ class ImageFolder:
         """
         return _Passes(self, num_epochs, output_numpy, lambda row: dict(zip(('image', 'label'), row)))
 
-    def _begin(self, pool, stop, order, epoch, step):
-        """Start filling the batch of `step`: (Batch, futures of its rows)."""
+    def _begin(self, pool, stop, order, epoch, number):
+        """Start filling the batch `number` of this rank's in `epoch`: (Batch, futures of its rows)."""
         config = self.config
         size, rows = config.batch_size, np.arange(config.batch_size)
         batch = Batch(np.zeros((size, config.image_size, config.image_size, 3), np.uint8),
                       np.zeros(size, np.int32), np.ones((size, 3), np.float32), np.zeros(size, np.float32))
         if self.training:
-            first = (step * config.group_size + config.rank) * size
+            first = first_position(config, *divmod(number, config.accumulation_steps))
             draws = uniforms(config.random_seed, epoch, CROP, first, size, CROP_DRAWS)
             color = uniforms(config.random_seed, epoch, COLOR, first, size, 3)
             batch.color[:] = 1 + config.color_jitter * (2 * color - 1)
             return batch, [pool.submit(self._fill_training, batch, row, index, draws[row], stop)
                            for row, index in enumerate(order[first:first + size].tolist())]
-        indices = config.rank + config.group_size * (step * size + rows)
+        indices = config.rank + config.group_size * (number * size + rows)
         return batch, [pool.submit(self._fill_evaluation, batch, row, index)
                        for row, index in enumerate(indices[indices < self.num_images].tolist())]
 
@@ -152,8 +158,8 @@ class ImageFolder:
         for other in range(index, index + self.num_images):
             image = self._read(other % self.num_images)
             if image is not None:
-                batch.images[row] = random_resized_crop(image, self.config.image_size, draws,
-                                                        self.config.crop_min_area)
+                random_resized_crop(image, self.config.image_size, draws, self.config.crop_min_area,
+                                    batch.images[row])
                 batch.labels[row] = self.labels[other % self.num_images]
                 batch.valid[row] = 1
                 return
@@ -170,11 +176,14 @@ class ImageFolder:
             batch.valid[row] = 1
 
     def _read(self, index):
-        """The image of file `index`, or None if it is unreadable, which is noted the first time."""
+        """The image of file `index`, or None if it is unreadable, which is noted the first time.
+
+        It lasts until this thread reads the next one.
+        """
         path = os.path.join(self.path, self.class_names[self.labels[index]], self.files[index])
         if path in self.skipped:
             return None
-        image, reason = read(path, decode)
+        image, reason = read(path, lambda data: decode(data, self._buffer))
         if image is not None:
             return image
         if self.config.on_bad_image == 'stop':
@@ -184,6 +193,13 @@ class ImageFolder:
                 self.skipped[path] = reason
                 print('warning: %s: %s' % (path, reason), file=sys.stderr, flush=True)
         return None
+
+
+    def _buffer(self, size):
+        """Memory of this thread for one decoded image."""
+        if getattr(self._scratch, 'pixels', np.empty(0)).size < size:
+            self._scratch.pixels = np.empty(size, np.uint8)
+        return self._scratch.pixels
 
 
 class _Passes:
@@ -213,6 +229,11 @@ class _Passes:
             return self.make_row(row)
         self.batches = None
         raise StopIteration
+
+
+def first_position(config, step, part=0):
+    """Position in the epoch's order of the first image of batch `part` of training step `step`, both from 0."""
+    return ((step * config.group_size + config.rank) * config.accumulation_steps + part) * config.batch_size
 
 
 def save_class_names(path, names):

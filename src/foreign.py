@@ -62,8 +62,11 @@ def _kind(path):
     if start == b'\x89HDF\r\n\x1a\n':
         return 'keras'
     if start.startswith(b'PK'):
-        with zipfile.ZipFile(path) as archive:
-            return 'keras' if 'config.json' in archive.namelist() else 'pytorch'
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return 'keras' if 'config.json' in archive.namelist() else 'pytorch'
+        except zipfile.BadZipFile:
+            raise UserError('%s is damaged or was not copied whole: check the download' % path)
     if start.startswith(b'\x80') or path.endswith('.safetensors'):
         return 'pytorch'
     if path.endswith('.ckpt'):

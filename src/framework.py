@@ -162,6 +162,17 @@ def _require_gpu(device_id):
                                                 if VERSION >= (2, 0) else '', remedy))
 
 
+def set_precision(network, level):
+    """Let `network`, when it is next compiled, compute as `amp_level` in src/config.py says."""
+    if level == 'auto':
+        level = 'O0' if mindspore.get_context('device_target') == 'CPU' else 'O2'
+    network.to_float(mindspore.float16 if level == 'O3' else mindspore.float32)
+    if level == 'O2':
+        for _, cell in network.cells_and_names():
+            if isinstance(cell, (nn.Conv2d, nn.Dense)):
+                cell.to_float(mindspore.float16)
+
+
 def join_group(platform):
     """Join the data-parallel processes that mpirun or msrun started; returns (rank, group size)."""
     from mindspore import communication  # pylint: disable=import-outside-toplevel

@@ -15,7 +15,7 @@ ATTEMPTS = 10           # tries to fit a random crop before the centre is taken
 CROP_DRAWS = 2 * ATTEMPTS + 3
 
 
-def decode(data):
+def decode(data, buffer=None):
     """The image in `data`, the bytes of a whole file, (H, W, 3) uint8 RGB.
 
     The contents decide about the format, not the file's name. Grey becomes three equal channels, 16 bits
@@ -23,6 +23,10 @@ def decode(data):
     ImageFolder), of an animation the first frame counts, EXIF rotation is ignored, as in all published
     ImageNet training. Any damage to a JPEG that its decoder notices at all counts as damage; BMP,
     WebP and some TIFF files carry nothing to notice overwritten bytes by.
+
+    Args:
+        buffer: function from a number of bytes to a uint8 vector of at least so many, where a JPEG's pixels may
+            be put, which saves fetching memory for each image. None: into a new array.
 
     Raises:
         ValueError: no complete image of a known format; the message is the reason in a few words.
@@ -38,7 +42,8 @@ def decode(data):
     _check_size(height, width)
     inks = colorspace in ('CMYK', 'YCCK')
     try:
-        image = simplejpeg.decode_jpeg(data, 'CMYK' if inks else 'RGB', strict=True)
+        pixels = None if buffer is None or inks else buffer(height * width * 3)
+        image = simplejpeg.decode_jpeg(data, 'CMYK' if inks else 'RGB', strict=True, buffer=pixels)
     except ValueError as error:
         raise ValueError('truncated or corrupt JPEG (%s)' % error)
     # Only Pillow knows that Adobe stores inks inverted; simplejpeg has made sure that the file is whole.
@@ -84,19 +89,21 @@ def _check_size(height, width):
         raise ValueError('%d x %d pixels, more than %d' % (width, height, MAX_PIXELS))
 
 
-def random_resized_crop(image, size, draws, min_area):
+def random_resized_crop(image, size, draws, min_area, out=None):
     """A random part of `image` (H, W, 3), half of the time mirrored, (size, size, 3) uint8.
 
     The part is `crop_box`'s, scaled by bilinear interpolation without antialiasing.
 
     Args:
         draws: (CROP_DRAWS,) uniform numbers in [0, 1): those of `crop_box`, then one for the mirror.
+        out: contiguous array for the result, which is returned; None: a new one.
     """
     draws = draws.tolist()
     top, left, height, width = crop_box(image.shape[0], image.shape[1], draws, min_area)
     part = image[top:top + height, left:left + width]
-    result = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
-    return cv2.flip(result, 1) if draws[-1] < 0.5 else result
+    if draws[-1] < 0.5:
+        return cv2.flip(cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR), 1, out)
+    return cv2.resize(part, (size, size), out, interpolation=cv2.INTER_LINEAR)
 
 
 def crop_box(height, width, draws, min_area):

@@ -61,8 +61,7 @@ def from_foreign(kind, arrays):
     """
     arrays, remarks = dict(arrays), []
     if kind == 'mindspore':
-        for pattern, replacement in MINDSPORE:
-            arrays = {re.sub(pattern, replacement, name): array for name, array in arrays.items()}
+        arrays = {mindspore_name(name): array for name, array in arrays.items()}
         remarks.append('trained with another padding of two cells: its outputs differ from those of its own code, '
                        'and its accuracy is lower here than there')
     averaged = [name for name in arrays if name.endswith(EMA)]
@@ -97,6 +96,13 @@ def from_foreign(kind, arrays):
     if left:
         remarks.append('%d tensors of the training left aside' % left)
     return found, config, remarks
+
+
+def mindspore_name(name):
+    """The port's way to call a tensor of public MindSpore code; its leaves (gamma, moving_mean) stay MindSpore's."""
+    for pattern, replacement in MINDSPORE:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def foreign_name(name, kind, names):

@@ -38,7 +38,8 @@ class FlatRMSProp(nn.Cell):
     construct(gradients, learning_rate) -> global norm before clipping (float32 scalar); `gradients`
     is a tuple in the order of `self.parameters` (decayed ones first), `learning_rate` a float32
     scalar tensor. With `reduce_mean`, a function of a flat vector, gradients are averaged over
-    devices in two calls.
+    devices in two calls. `loss_scale` is a number or a DynamicLossScale, which may forbid the update: then
+    neither parameters nor state change.
 
     Weight decay enters before clipping, as in TF-Slim, where it is part of the loss.
     """
@@ -61,22 +62,36 @@ class FlatRMSProp(nn.Cell):
         self.plain_moment = _vector('moment.plain', 0, plain_size)
         self.weight_decay, self.momentum, self.decay, self.eps = weight_decay, momentum, decay, eps
         self.clip_norm = clip_norm
-        self.inverse_scale = 1.0 / loss_scale
+        self.dynamic_scale = None if isinstance(loss_scale, (int, float)) else loss_scale
+        self.inverse_scale = 1.0 / loss_scale if self.dynamic_scale is None else None
         self.reduce_mean = reduce_mean
         self.map = ops.HyperMap()
 
     def construct(self, gradients, learning_rate):
+        decayed, plain = self.vectors(gradients)
+        return self.update(decayed, plain, learning_rate)
+
+    def vectors(self, gradients):
+        """Gradients in the order of `self.parameters` as two flat vectors."""
+        return self.flat(gradients[:self.split]), self.flat(gradients[self.split:])
+
+    def update(self, decayed, plain, learning_rate):
+        """`construct` of gradients as two flat vectors."""
         decayed_weights, plain_weights = self.flat_weights(), self.flat(self.plain)
-        decayed = self.average(self.flat(gradients[:self.split])) + self.weight_decay * decayed_weights
-        plain = self.average(self.flat(gradients[self.split:]))
+        decayed = self.average(decayed) + self.weight_decay * decayed_weights
+        plain = self.average(plain)
         norm = ops.sqrt((decayed * decayed).sum() + (plain * plain).sum())
         if self.clip_norm > 0:
             factor = self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, mindspore.float32))
             decayed, plain = decayed * factor, plain * factor
+        stop = None
+        if self.dynamic_scale is not None:
+            stop, norm = self.dynamic_scale(norm)
         # Not `-=`: MindSpore 2 makes it an in-place operation and then copies the vector for every slice.
         decayed_weights = decayed_weights - self.step(
-            decayed, self.decayed_mean_square, self.decayed_moment, learning_rate)
-        plain_weights = plain_weights - self.step(plain, self.plain_mean_square, self.plain_moment, learning_rate)
+            decayed, self.decayed_mean_square, self.decayed_moment, learning_rate, stop)
+        plain_weights = plain_weights - self.step(
+            plain, self.plain_mean_square, self.plain_moment, learning_rate, stop)
         self.map(ops.partial(_assign_slice, decayed_weights), self.decayed_offsets, self.decayed)
         self.map(ops.partial(_assign_slice, plain_weights), self.plain_offsets, self.plain)
         return norm
@@ -94,16 +109,24 @@ class FlatRMSProp(nn.Cell):
 
     def average(self, gradient):
         """The flat gradient with the loss scale removed, averaged over devices."""
-        gradient = gradient * self.inverse_scale
+        if self.dynamic_scale is None:
+            gradient = gradient * self.inverse_scale
+        else:
+            gradient = gradient / self.dynamic_scale.value
         return gradient if self.reduce_mean is None else self.reduce_mean(gradient)
 
-    def step(self, gradient, mean_square, moment, learning_rate):
-        """Advance the state of one flat vector; returns what is subtracted from the weights."""
-        new_square = mean_square + (gradient * gradient - mean_square) * (1 - self.decay)
-        new_moment = self.momentum * moment + learning_rate * gradient / ops.sqrt(new_square + self.eps)
+    def step(self, gradient, mean_square, moment, learning_rate, stop=None):
+        """Advance the state of one flat vector, unless `stop`; returns what is subtracted from the weights."""
+        going, momentum = 1, self.momentum
+        if stop is not None:        # factors that leave the state as it is, because the vectors are long
+            gradient = ops.masked_fill(gradient, stop, Tensor(0, mindspore.float32))
+            going = 1 - stop.astype(mindspore.float32)
+            momentum = self.momentum * going + (1 - going)
+        new_square = mean_square + (gradient * gradient - mean_square) * ((1 - self.decay) * going)
+        new_moment = momentum * moment + learning_rate * gradient / ops.sqrt(new_square + self.eps)
         ops.assign(mean_square, new_square)
         ops.assign(moment, new_moment)
-        return new_moment
+        return new_moment if stop is None else new_moment * going
 
     def state(self):
         """The state under the parameters' own names: {'mean_square.NAME': array, 'moment.NAME': array}."""

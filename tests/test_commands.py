@@ -123,6 +123,33 @@ def test_resumed_run_is_the_same_run(trained, image_folder, tmp_path):
     assert not list(tmp_path.glob('*unfinished*'))
 
 
+def test_float16_accumulated_and_resumed_is_the_same_run(image_folder, tmp_path):
+    command = ('train.py', '--dataset_path', image_folder / 'train', '--eval_dataset_path', image_folder / 'val',
+               '--epoch_size', 1, '--save_checkpoint_steps', 1) + tuple(SMALL_FLAGS)
+    keys = ('--batch_size', 4, '--accumulation_steps', 2, '--amp_level', 'O2', '--loss_scale', 0, '--ema_decay', 0.9)
+    whole = run(*command + keys + ('--ckpt_path', tmp_path / 'whole'))
+    assert whole.returncode == 0 and ' 4 steps' in whole.stdout, whole.stderr
+    names = ['nasnet-a-mobile-rank0-1_%d.ckpt' % step for step in (2, 4)]
+    refused = run(*command + ('--ckpt_path', tmp_path / 'resumed', '--resume', tmp_path / 'whole' / names[0]))
+    assert refused.returncode == 1 and refused.stderr.count('\n') == 1
+    assert 'accumulation_steps 2 there, 1 here; amp_level ' in refused.stderr
+    resumed = run(*command + keys + ('--ckpt_path', tmp_path / 'resumed', '--resume', tmp_path / 'whole' / names[0]))
+    assert resumed.returncode == 0, resumed.stderr
+    one, other = (checkpoint.load(str(tmp_path / folder / names[1])).arrays for folder in ('whole', 'resumed'))
+    assert one.keys() == other.keys() and [key for key in one if not np.array_equal(one[key], other[key])] == []
+    # The first scale is too much for this network: halved at least once, which the resumed run knows.
+    assert 1 <= one['loss_scale.value'] <= 2 ** 15 and one['loss_scale.good_steps'] <= 3
+    assert all(array.dtype == np.float32 for array in one.values())
+    # Two batches of four a step: eight times 0.9 of BatchNorm's first variance, 1, are left.
+    assert 0.9 ** 8 < one['stem_bn.moving_variance'].min() < 0.9 ** 4
+    # Validation was in float32 with the moving averages, as eval.py's is.
+    process = run('eval.py', '--platform', 'CPU', '--dataset_path', image_folder / 'val', '--batch_size', 8,
+                  '--checkpoint', tmp_path / 'resumed' / names[1])
+    with open(str(tmp_path / 'resumed' / 'metrics.csv')) as file:
+        top1 = float(list(csv.DictReader(file))[0]['top1'])
+    assert 'acc=%.2f%%(TOP1)' % (100 * top1) in process.stdout, process.stdout + process.stderr
+
+
 def test_resume_refuses_another_run_and_a_damaged_file(trained, image_folder, tmp_path):
     source = trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt'
     command = ('train.py', '--dataset_path', image_folder / 'train', '--ckpt_path', tmp_path) + tuple(SMALL_FLAGS)

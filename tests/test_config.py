@@ -11,7 +11,8 @@ PROMISED = {
     'ckpt_path': './checkpoint/', 'is_save_on_master': 1, 'batch_size': 32, 'num_classes': 1000,
     'label_smooth_factor': 0.1, 'aux_factor': 0.4, 'lr_init': 0.04, 'lr_decay_rate': 0.97,
     'num_epoch_per_decay': 2.4, 'weight_decay': 0.00004, 'momentum': 0.9, 'opt_eps': 1.0, 'rmsprop_decay': 0.9,
-    'loss_scale': 1, 'image_size': 224, 'bn_decay': 0.9997, 'dropout_keep_prob': 0.5, 'clip_norm': 10.0}
+    'loss_scale': 1, 'accumulation_steps': 1, 'amp_level': 'O0',
+    'image_size': 224, 'bn_decay': 0.9997, 'dropout_keep_prob': 0.5, 'clip_norm': 10.0}
 
 
 def test_defaults_are_the_recipe():
@@ -59,6 +60,8 @@ def test_wrong_flags_are_one_sentence_and_status_2(capsys, flags, sentence):
     ({'batch_sise': 1}, 'unknown configuration key batch_sise: did you mean batch_size?'),
     ({'batch_size': -1}, 'batch_size must be 1 or more, got -1'),
     ({'batch_size': '8'}, "batch_size must be a whole number, got '8'"),
+    ({'accumulation_steps': 0}, 'accumulation_steps must be 1 or more, got 0'),
+    ({'amp_level': 'O1'}, 'amp_level must be O0 or O2 or O3 or auto, got O1'),
     ({'epoch_size': 0}, 'epoch_size must be 1 or more, got 0'),
     ({'label_smooth_factor': 1.5}, 'label_smooth_factor must be from 0 to 1, got 1.5'),
     ({'lr_init': float('nan')}, 'lr_init must be a number, got nan'),

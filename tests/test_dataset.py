@@ -19,8 +19,8 @@ COUNTS = {'ant': 7, 'bee': 5, 'cat': 11}        # 23 images
 
 
 def config(**changes):
-    values = dict(random_seed=1, rank=0, group_size=1, work_nums=2, batch_size=4, num_classes=3,
-                  image_size=32, crop_min_area=0.08, color_jitter=0.4, on_bad_image='skip')
+    values = dict(random_seed=1, rank=0, group_size=1, work_nums=2, batch_size=4, accumulation_steps=1,
+                  num_classes=3, image_size=32, crop_min_area=0.08, color_jitter=0.4, on_bad_image='skip')
     values.update(changes)
     return SimpleNamespace(**values)
 
@@ -126,6 +126,20 @@ def test_the_global_batch_does_not_depend_on_its_split(images, group_size):
              for rank in range(group_size)]
     joined = [[np.concatenate(arrays) for arrays in zip(*batches)] for batches in zip(*parts)]
     assert_same(joined, whole)
+
+
+@pytest.mark.parametrize('group_size', [1, 2])
+def test_accumulated_batches_hold_the_images_of_one_larger_batch(images, group_size):
+    for rank in range(group_size):
+        whole = epoch(images, 1, batch_size=6, group_size=group_size, rank=rank)
+        parts = epoch(images, 1, batch_size=2, accumulation_steps=3, group_size=group_size, rank=rank)
+        joined = [[np.concatenate(arrays) for arrays in zip(*parts[first:first + 3])]
+                  for first in range(0, len(parts), 3)]
+        assert_same(joined, whole)
+        again = create_dataset(images, config(batch_size=2, accumulation_steps=3, group_size=group_size, rank=rank),
+                               training=True)
+        assert again.get_dataset_size() == len(whole)
+        assert_same(list(again.batches(1, len(whole) - 1)), parts[-3:])
 
 
 # Every image once
@@ -345,7 +359,7 @@ def test_mistakes_about_classes(own_images):
 
 def test_a_batch_larger_than_the_data_set_is_a_mistake_in_training(images):
     assert sentence(images, batch_size=8, group_size=3) == (
-        'error: %s has 23 images, fewer than a batch of 24 (batch_size x group_size): '
+        'error: %s has 23 images, fewer than a step of 24 (batch_size x accumulation_steps x group_size): '
         'lower --batch_size or add images' % images)
     assert create_dataset(images, config(batch_size=64), training=False).get_dataset_size() == 1
 

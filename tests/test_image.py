@@ -231,3 +231,16 @@ def test_a_crop_is_the_box_scaled():
 
 def test_decoding_leaves_threads_to_the_data_set():
     assert cv2.getNumThreads() == 1 or os.cpu_count() == 1
+
+
+def test_given_memory_changes_nothing():
+    memory = np.empty(100000, np.uint8)
+    image = decode(JPEG, lambda size: memory)
+    assert np.shares_memory(image, memory)
+    np.testing.assert_array_equal(image, decode(JPEG))
+    out = np.zeros((3, 48, 48, 3), np.uint8)
+    for mirror in (0.2, 0.8):
+        draws = np.full(CROP_DRAWS, mirror)
+        random_resized_crop(image, 48, draws, 0.25, out[1])
+        np.testing.assert_array_equal(out[1], random_resized_crop(image, 48, draws, 0.25))
+    assert not out[[0, 2]].any()

@@ -16,6 +16,7 @@ from tests.conftest import ROOT, SMALL, SMALL_FLAGS
 
 TRAIN = 'train.py --dataset_path good --ckpt_path new ' + ' '.join(SMALL_FLAGS)
 EVAL = 'eval.py --platform CPU --dataset_path good --checkpoint '
+IMAGE = 'eval.py --platform CPU --checkpoint own.ckpt --image '
 EXPORT = 'export.py --platform CPU --file_format ONNX --file_name out --ckpt_file '
 SH = 'sh scripts/'
 # (command, what the sentence must name). Words with a slash or in the working folder are as made below.
@@ -29,6 +30,10 @@ MISTAKES = [
     (TRAIN + ' --batch_size -1', 'batch_size must be 1 or more'),
     (TRAIN + ' --batch_size 0', 'batch_size must be 1 or more'),
     (TRAIN + ' --batch_size 100', 'lower --batch_size'),
+    (TRAIN + ' --accumulation_steps 0', 'accumulation_steps must be 1 or more'),
+    (TRAIN + ' --accumulation_steps 2', 'fewer than a step of 16'),
+    (TRAIN + ' --amp_level O1', 'amp_level must be O0 or O2 or O3 or auto'),
+    (TRAIN + ' --loss_scale -1', 'loss_scale must be 0 or more'),
     (TRAIN + ' --epoch_size 0', 'epoch_size must be 1 or more'),
     (TRAIN + ' --lr_init nan', 'lr_init must be a number'),
     (TRAIN + ' --bn_decay 2', 'bn_decay must be from 0 to 1'),
@@ -45,6 +50,10 @@ MISTAKES = [
     (TRAIN + ' --is_distributed maybe', '--is_distributed'),
     (TRAIN + ' --on_bad_image delete', 'on_bad_image must be skip or stop'),
     (TRAIN + ' --on_save_error ignore', 'on_save_error must be stop or continue'),
+    (TRAIN + ' --freeze heads', 'freeze must be none or backbone'),
+    (TRAIN + ' --ema_decay 1', 'ema_decay must be from 0 to 0.999999'),
+    (TRAIN + ' --pretrained absent.ckpt', 'absent.ckpt'),
+    (TRAIN + ' --pretrained foreign.ckpt', 'foreign.ckpt does not fit'),
     (TRAIN + ' --rank 1', 'rank 1 is not below group_size 1'),
     (TRAIN + ' --resume absent.ckpt', 'absent.ckpt'),
     (TRAIN + ' --resume text.ckpt', 'text.ckpt'),
@@ -69,6 +78,14 @@ MISTAKES = [
     (EVAL + 'foreign.ckpt', 'lacks'),
     (EVAL.replace('good', 'strange') + 'own.ckpt', 'strange/z'),
     ('eval.py --dataset_path good --checkpoint own.ckpt', '--platform CPU'),
+    ('eval.py --platform CPU --checkpoint own.ckpt', '--image FILE_OR_FOLDER'),
+    (EVAL + 'own.ckpt --image good/a/0.JPEG', '--image FILE_OR_FOLDER'),
+    (EVAL + 'own.ckpt --weights ema', '--weights raw'),
+    (EVAL + 'own.ckpt --weights best', '--weights'),
+    (IMAGE + 'absent.jpg', 'absent.jpg'),
+    (IMAGE + 'empty', 'the folder empty has no image'),
+    (IMAGE + 'good/a --report new', '--report'),
+    (IMAGE + 'good/a --format xml', '--format'),
     (EXPORT + 'absent.ckpt', 'absent.ckpt'),
     (EXPORT + 'text.ckpt', 'text.ckpt'),
     (EXPORT + 'own.ckpt --batch_size 0', 'batch_size'),
@@ -76,6 +93,12 @@ MISTAKES = [
     (EXPORT.replace('ONNX', 'AIR') + 'own.ckpt', 'Ascend'),
     (EXPORT.replace('out', 'text.ckpt/out') + 'own.ckpt', '--file_name'),
     (EXPORT.replace('out', '/proc/out') + 'own.ckpt', '--file_name'),
+    ('tools/convert_weights.py --source absent.pth --output new.ckpt', 'absent.pth'),
+    ('tools/convert_weights.py --source text.ckpt --output new.ckpt', 'text.ckpt'),
+    ('tools/convert_weights.py --source readme.txt --output new.ckpt', 'of no known format'),
+    ('tools/convert_weights.py --source own.ckpt --output new.bin', '--output'),
+    ('tools/convert_weights.py --source own.ckpt --output absent/new.ckpt', '--output'),
+    ('tools/finetune_demo.py good', 'good is not empty'),
     ('tools/check_dataset.py absent', 'absent'),
     ('tools/check_dataset.py good --workers 0', '--workers'),
     ('tools/make_demo_dataset.py good', 'good'),

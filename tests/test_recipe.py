@@ -7,12 +7,14 @@ import pytest
 
 from nasnet_a_mobile import NASNetAMobile, initialize
 from src.build import build_network, build_train_step
+from src.checkpoint import state
 from src.cli import make_config
 from src.framework import Parameter, Tensor, nn
 from src.loss import CrossEntropySmooth, NASNetLoss
+from src.loss_scale import DynamicLossScale
 from src.lr_generator import learning_rate
 from src.optimizer import FlatRMSProp, is_decayed
-from src.train_step import LUMA, Preprocess
+from src.train_step import LUMA, AccumulatedStep, Preprocess
 from tests.conftest import SMALL
 
 
@@ -167,6 +169,9 @@ def small_config(**keys):
     return make_config(SMALL, {'num_classes': 4, 'image_size': 72, 'batch_size': 8, 'bn_decay': 0.9}, keys)
 
 
+RATES = Tensor(np.float32(0.02)), Tensor(np.float32(0.5))       # learning rate, decay of the moving averages
+
+
 def random_batch(config, seed=0):
     """Inputs of one training step."""
     random = np.random.RandomState(seed)
@@ -184,7 +189,7 @@ def test_training_step_moves_every_parameter_and_learns_a_batch():
     step = build_train_step(network, config)
     step.set_train(True)
     before = {p.name: p.asnumpy().copy() for p in network.get_parameters()}
-    losses = [float(step(*random_batch(config), Tensor(np.float32(0.02)))[0].asnumpy()) for _ in range(12)]
+    losses = [float(step(*random_batch(config), *RATES)[0].asnumpy()) for _ in range(12)]
     assert all('auxiliary_head.' + name in before for name in ('full.weight', 'classifier.bias', 'bn_2.gamma'))
     # Without weight decay only a gradient (or a batch, for the statistics) can have moved a parameter.
     still = [p.name for p in network.get_parameters() if np.array_equal(p.asnumpy(), before[p.name])]
@@ -199,6 +204,89 @@ def test_loss_scale_changes_nothing_but_rounding():
         network = initialize(build_network(config, training=True), 1)
         step = build_train_step(network, config)
         step.set_train(True)
-        loss, norm = step(*random_batch(config), Tensor(np.float32(0.02)))
+        loss, norm = step(*random_batch(config), *RATES)
         results.append((float(loss.asnumpy()), float(norm.asnumpy())))
     assert results[0] == pytest.approx(results[1], rel=1e-3)
+
+
+def train_small(config, scales=(None, None), batch_norm=True):
+    """Train the small network on eight random images, a step for each of `scales` (dynamic loss scales, or None).
+
+    Returns:
+        (TrainStep, [(loss, gradient norm)]). With `batch_norm` False its statistics are frozen.
+    """
+    network = initialize(build_network(config, training=True), 1)
+    step = build_train_step(network, config)
+    run_step = AccumulatedStep(step)
+    step.set_train(True)
+    network.set_train(batch_norm)
+    images = random_batch(SimpleNamespace(**dict(vars(config), batch_size=8)))
+    results = []
+    for scale in scales:
+        if scale is not None:
+            step.dynamic_scale.value.set_data(Tensor(np.float32(scale)))
+        parts = ([Tensor(x.asnumpy()[first:first + config.batch_size]) for x in images]
+                 for first in range(0, 8, config.batch_size))
+        loss, norm = run_step(parts, *RATES)
+        results.append((float(loss.asnumpy()), float(norm.asnumpy())))
+    return step, results
+
+
+def parameters_of(step):
+    """{name: array} of the network and of what trains it."""
+    return state(step.network, *(part for part in (step.optimizer, step.average, step.dynamic_scale) if part))
+
+
+def test_accumulated_batches_are_one_larger_batch():
+    # With BatchNorm's statistics frozen: those are of single batches.
+    whole, expected = train_small(small_config(ema_decay=0.9), batch_norm=False)
+    parts, results = train_small(small_config(ema_decay=0.9, batch_size=2, accumulation_steps=4), batch_norm=False)
+    np.testing.assert_allclose(results, expected, rtol=1e-5)
+    expected = parameters_of(whole)
+    for name, array in parameters_of(parts).items():
+        assert np.abs(array - expected[name]).max() <= 1e-5 * max(1, np.abs(expected[name]).max()), name
+
+
+def test_a_dynamic_loss_scale_skips_exactly_the_updates_that_overflow(mode):
+    random = np.random.RandomState(5)
+    weights = {'a.weight': random.randn(17).astype(np.float32), 'a.beta': random.randn(3).astype(np.float32)}
+
+    def optimizer(loss_scale):
+        parameters = [Parameter(Tensor(w), name=name) for name, w in weights.items()]
+        return FlatRMSProp(parameters, 4e-5, clip_norm=1.0, loss_scale=loss_scale)
+    scale = DynamicLossScale(first=4, interval=2)
+    dynamic, plain = optimizer(scale), optimizer(1)
+    one, other = Update(dynamic), Update(plain)
+    rate = Tensor(np.float32(0.1))
+    # What the gradients are multiplied with, and the scale after the step: doubled after two good ones in a row.
+    for poison, after in ((1, 4), (1, 8), (1, 8), (np.inf, 4), (1, 4), (np.nan, 2), (1, 2), (1, 4), (-np.inf, 2),
+                          (np.inf, 1), (1, 1)):
+        gradients = [random.randn(*p.shape).astype(np.float32) for p in plain.parameters]
+        factor = np.float32(scale.value.asnumpy())
+        poisoned = [g * factor for g in gradients]
+        poisoned[1][0] *= poison
+        norm = float(one(rate, *map(Tensor, poisoned)).asnumpy())
+        assert norm == (float(other(rate, *map(Tensor, gradients)).asnumpy()) if poison == 1 else 0)
+        assert float(scale.value.asnumpy()) == after
+        for mine, its in ((p.asnumpy(), q.asnumpy()) for p, q in zip(dynamic.parameters, plain.parameters)):
+            np.testing.assert_array_equal(mine, its)
+        for name, array in plain.state().items():
+            np.testing.assert_array_equal(dynamic.state()[name], array)
+    saved = scale.state()
+    assert {name: array.shape for name, array in saved.items()} == {'loss_scale.value': (1,),
+                                                                    'loss_scale.good_steps': (1,)}
+    # Below 1 it is no longer the scale: the norm shows it, and the monitor ends the run.
+    assert not np.isfinite(one(rate, *map(Tensor, poisoned[:1] + [np.full(3, np.nan, np.float32)])).asnumpy())
+    scale.load_state(saved)
+    assert float(scale.value.asnumpy()) == 1 and float(scale.good_steps.asnumpy()) == 1
+
+
+def test_float16_is_float32_but_for_rounding():
+    _, [(loss, norm)] = train_small(small_config(), (None,))
+    for level in ('O2', 'O3'):
+        step, results = train_small(small_config(amp_level=level, loss_scale=0), (2.0 ** 40, 1024))
+        print(level, (loss, norm), results)
+        # The first scale is too much for float16: that step is skipped, so the second one is float32's first.
+        assert results[0] == (pytest.approx(loss, rel=1e-3), 0)
+        assert results[1] == (pytest.approx(loss, rel=1e-3), pytest.approx(norm, rel=3e-2))
+        assert float(step.dynamic_scale.value.asnumpy()) == 1024

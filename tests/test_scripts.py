@@ -148,7 +148,8 @@ def test_paths_and_flags_named_in_the_readme_exist(readme):
         assert os.path.exists(os.path.join(ROOT, path)) or path.endswith('.log'), path
     keys = set(nasnet_a_mobile_config_gpu)
     known = keys | {'dataset_path', 'eval_dataset_path', 'platform', 'device_id', 'is_distributed', 'preset', 'resume',
-                    'checkpoint', 'ckpt_file', 'file_format', 'file_name'}
+                    'checkpoint', 'ckpt_file', 'file_format', 'file_name', 'pretrained', 'weights', 'image', 'format',
+                    'report', 'source', 'output'}
     for flag in re.findall(r'--(\w+)', text):
         assert flag in known, flag
     for key in keys:

@@ -17,13 +17,13 @@ def convert(source, kind, output):
     """Write `output`, a checkpoint that eval.py, export.py and train.py --pretrained take; prints what it did."""
     if not output.endswith('.ckpt'):
         raise UserError('%s does not end in .ckpt: choose another --output' % output)
+    if not os.path.isdir(os.path.dirname(output) or '.'):
+        raise UserError('the folder of %s does not exist: choose another --output' % output)
     kind, arrays = foreign.read_weights(source, kind)
     try:
         arrays, config, remarks = names.from_foreign(kind, arrays)
     except UserError as error:
         raise UserError('%s: %s' % (source, str(error)[len('error: '):]))
-    if not os.path.isdir(os.path.dirname(output) or '.'):
-        raise UserError('the folder of %s does not exist: choose another --output' % output)
     checkpoint.save(output, arrays, {'config': config, 'source': '%s (%s)' % (os.path.basename(source), kind)})
     for remark in remarks:
         print('note: %s' % remark)

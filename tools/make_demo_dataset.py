@@ -1,4 +1,4 @@
-"""Write a small data set of procedural JPEGs: python tools/make_demo_dataset.py DIR [--train N] [--val N].
+"""Write a small data set of procedural JPEGs: python tools/make_demo_dataset.py DIR [--train N] [--val N] [--classes NAME...].
 
 DIR/train/CLASS/*.JPEG and DIR/val/CLASS/*.JPEG hold patterns that neither a mirror, a crop nor a change
 of colour turns into another class. Sizes, aspect ratios, colours, scale, noise, blur and JPEG quality vary.
@@ -84,8 +84,13 @@ def draw(name, random):
     return image.filter(ImageFilter.GaussianBlur(random.uniform(0, period / 25)))
 
 
-def make(folder, train, val, seed):
+def make(folder, train, val, seed=1, classes=tuple(PATTERNS)):
     """Write the data set; the same arguments give the same pixels.
+
+    Args:
+        folder: where train/ and val/ go.
+        train, val: images of each class.
+        classes: names of PATTERNS.
 
     Raises:
         UserError: `folder` exists and is not empty, or cannot be written.
@@ -94,7 +99,7 @@ def make(folder, train, val, seed):
         if os.path.exists(folder) and os.listdir(folder):
             raise UserError('%s is not empty: choose a new folder' % folder)
         for split, count in (('train', train), ('val', val)):
-            for name in PATTERNS:
+            for name in classes:
                 target = os.path.join(folder, split, name)
                 os.makedirs(target)
                 for number in range(count):
@@ -113,10 +118,12 @@ def main():
     parser.add_argument('--train', type=int, default=80, metavar='N', help='training images per class')
     parser.add_argument('--val', type=int, default=25, metavar='N', help='validation images per class')
     parser.add_argument('--seed', type=int, default=1, metavar='N')
+    parser.add_argument('--classes', nargs='+', choices=sorted(PATTERNS), default=sorted(PATTERNS), metavar='NAME',
+                        help='some of %s; default: all' % ' '.join(sorted(PATTERNS)))
     flags = parser.parse_args()
-    make(flags.folder, flags.train, flags.val, flags.seed)
+    make(flags.folder, flags.train, flags.val, flags.seed, flags.classes)
     print('%s: %d training and %d validation images in %d classes'
-          % (flags.folder, flags.train * len(PATTERNS), flags.val * len(PATTERNS), len(PATTERNS)))
+          % (flags.folder, flags.train * len(flags.classes), flags.val * len(flags.classes), len(flags.classes)))
 
 
 if __name__ == '__main__':

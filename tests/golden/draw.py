@@ -31,11 +31,8 @@ def parameter(name, shape):
 
 def coarse_parameter(name, shape):
     """The same in steps of 1/32, which compress."""
-    value = np.round(plain_parameter(name, shape) * 32) / 32
+    value = np.round(parameter(name, shape) * 32) / 32
     return (np.maximum(value, 0.25) if name.endswith('.moving_variance') else value).astype(np.float32)
-
-
-plain_parameter = parameter
 
 
 def images(variant):

@@ -72,14 +72,14 @@ def our_names(state):
     return ours
 
 
-def build(variant):
-    """The port in float64 with the drawn weights, and our names of its tensors."""
+def build(variant, parameter=draw.parameter):
+    """The port in float64 with weights drawn by `parameter`, and our names of its tensors."""
     arguments, _, _ = draw.VARIANTS[variant]
     model = port_module().NASNetAMobile(**arguments).double()
     state = {name: tensor for name, tensor in model.state_dict().items() if 'num_batches' not in name}
     names = our_names(state)
     for name, shape in names.items():
-        state[port_name(name)].copy_(torch.from_numpy(draw.parameter(name, shape)))
+        state[port_name(name)].copy_(torch.from_numpy(parameter(name, shape)))
     model.avg_pool = torch.nn.AdaptiveAvgPool2d(1)
     return model, names
 

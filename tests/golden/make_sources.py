@@ -4,6 +4,7 @@
     python make_sources.py port       needs requirements.txt beside this file
     python make_sources.py keras      needs tensorflow (with Keras 3)
     python make_sources.py tf_slim    needs tensorflow
+    python make_sources.py mindcv     needs MindSpore 2 and `pip install --no-deps --target DIR mindcv`, MINDCV=DIR
 
 All hold one thin network of 10 classes with coarse weights, so that they compress. The checkpoints of
 TF-Slim's names have 1001 classes, the auxiliary head and, in V2, moving averages beside other raw values.
@@ -64,8 +65,7 @@ def port(folder):
     import make_golden
     import torch
     from safetensors.torch import save_file
-    draw.parameter = draw.coarse_parameter
-    model, _ = make_golden.build('thin')
+    model, _ = make_golden.build('thin', draw.coarse_parameter)
     model.float().eval()
     with torch.no_grad():
         keep_logits('port', model(torch.from_numpy(draw.images('thin'))).numpy())
@@ -144,7 +144,47 @@ def tf_slim(folder):
         keep(path + part)
 
 
+def mindcv(folder):
+    """MindCV's nasnet_a_4x1056, which gives the port's logits once its stride-2 convolutions pad 'same'."""
+    import importlib
+    import types
+    for package in ('mindcv', 'mindcv.models', 'mindcv.models.layers'):     # not all it imports by itself
+        sys.modules[package] = types.ModuleType(package)
+        sys.modules[package].__path__ = [os.path.join(os.environ['MINDCV'], *package.split('.'))]
+    from src.framework import Tensor, mindspore, nn, use_device
+    from src.names import foreign_name, mindspore_name
+    use_device('CPU')
+    arguments = draw.VARIANTS['thin'][0]
+    shapes = {name: shape for name, shape, _, _ in read_names()}
+    theirs = {foreign_name(name, 'mindspore', shapes): name for name in shapes if 'auxiliary' not in name}
+    logits = {}
+    for which in ('stock', 'corrected'):
+        network = importlib.import_module('mindcv.models.nasnet').NASNetAMobile(**arguments)
+        used = {mindspore_name(parameter.name): parameter for parameter in network.get_parameters()}
+        assert set(used) == set(theirs)
+        for name, parameter in used.items():
+            parameter.set_data(Tensor(draw.coarse_parameter(theirs[name], parameter.shape)))
+        if which == 'stock':
+            path = os.path.join(folder, 'mindcv.ckpt')
+            mindspore.save_checkpoint(network, path)
+            keep(path)
+        else:
+            for cell in {id(cell): cell for _, cell in network.cells_and_names()}.values():
+                for name, conv in cell.name_cells().items():
+                    if isinstance(conv, nn.Conv2d) and conv.stride == (2, 2) and conv.padding:
+                        same = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, 2, 'same',
+                                         group=conv.group, weight_init='zeros')
+                        same.weight.set_data(conv.weight)
+                        setattr(cell, name, same)
+        network.set_train(False)
+        logits[which] = network(Tensor(draw.images('thin'))).asnumpy()
+    port_logits = np.load(os.path.join(HERE, 'sources', 'logits.npz'))['port']
+    for which, values in logits.items():
+        print('%s MindCV differs from the port by %.3g' % (which, np.abs(values - port_logits).max()))
+
+
 if __name__ == '__main__':
     os.makedirs(os.path.join(HERE, 'sources'), exist_ok=True)
     with tempfile.TemporaryDirectory() as made:
-        {'names': names, 'port': port, 'keras': keras, 'tf_slim': tf_slim}[sys.argv[1]](made)
+        {'names': names, 'port': port, 'keras': keras, 'tf_slim': tf_slim,
+         'mindcv': mindcv}[sys.argv[1]](made)
