@@ -1,7 +1,8 @@
 """Export a checkpoint: python export.py --ckpt_file FILE --file_format MINDIR|AIR|ONNX --file_name NAME.
 
 The exported network takes (N, 3, H, W) float32, RGB in [-1, 1], and returns logits (N, classes); N, H
-and W are fixed. What was written is read back and compared with the live network.
+and W are fixed. Each BatchNorm is folded into the convolution before it. What was written is read back and
+compared with the live network as it was trained.
 """
 import os
 import tempfile
@@ -13,6 +14,7 @@ from src.build import build_network
 from src.checkpoint import load, network_config, restore
 from src.cli import Parser, make_config
 from src.errors import UserError
+from src.fold import fold
 from src.framework import Tensor, mindspore, nn
 
 TOLERANCE = 1e-4    # largest difference of a logit between the exported and the live network
@@ -37,9 +39,11 @@ def main(flags, checkpoint, config):
         raise UserError('AIR is written by a MindSpore build for Ascend alone: use --platform Ascend there, or '
                         '--file_format MINDIR or ONNX')
     framework.use_device(flags.platform, flags.device_id)
-    network = build_network(config, training=False)
-    restore(checkpoint, network, flags.weights)
+    network, folded = build_network(config, training=False), build_network(config, training=False)
+    for each in (network, folded):
+        restore(checkpoint, each, flags.weights)
     network.set_train(False)
+    fold(folded)
     shape = (config.batch_size, 3, config.image_size, config.image_size)
     images = np.random.RandomState(config.random_seed).uniform(-1, 1, shape).astype(np.float32)
     logits = network(Tensor(images)).asnumpy()
@@ -51,7 +55,7 @@ def main(flags, checkpoint, config):
         # In a folder of its own until it is known to be right; MindSpore also makes the folder private.
         with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=folder) as unfinished:
             written = os.path.join(unfinished, os.path.basename(path))
-            mindspore.export(network, Tensor(images), file_name=written, file_format=flags.file_format)
+            mindspore.export(folded, Tensor(images), file_name=written, file_format=flags.file_format)
             if flags.file_format != 'AIR':
                 difference = float(np.abs(reload(written, images) - logits).max())
                 print('largest difference from the live network: %.3g (logits up to %.3g)'

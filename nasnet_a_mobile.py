@@ -1,10 +1,10 @@
 """NASNet-A (4 @ 1056), the network of "Learning Transferable Architectures for Scalable Image
 Recognition" (arXiv 1707.07012), as TF-Slim's `nets/nasnet/nasnet.py` trained it.
 
-The two searched cells are the constants below; `Cell` reads them. Every separable convolution and
-every pool pads 'same' as TensorFlow does (bottom and right get the odd pixel), which is what makes
-published weights give published outputs. The network takes any image size and knows no
-configuration.
+The two searched cells are the constants below; `Cell` reads them, and computes sibling separable
+convolutions together where it can (src/merge.py). Every separable convolution and every pool pads
+'same' as TensorFlow does (bottom and right get the odd pixel), which is what makes published weights
+give published outputs. The network takes any image size and knows no configuration.
 """
 import re
 import zlib
@@ -12,7 +12,8 @@ from collections import namedtuple
 
 import numpy as np
 
-from src.framework import Tensor, nn, ops
+from src.framework import cut, nn, ops
+from src.merge import common_name, plain_values, program, set_plain_values
 
 # A block adds left(state[i]) and right(state[j]). Hidden state 0 is the squeezed current input,
 # 1 the adjusted previous input, k + 2 the output of block k (figure 4 of the paper; order of TF-Slim).
@@ -55,18 +56,53 @@ class Identity(nn.Cell):
         return x
 
 
-class SeparableConv(nn.Cell):
-    """ReLU, depthwise, pointwise, BN, twice; the stride is in the first depthwise convolution."""
+class Depthwise(nn.Cell):
+    """Depthwise convolutions of several kernel sizes, each of its share of the channels.
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride, decay):
+    Args:
+        kernels: ((kernel size, channels), ...), in the order of the channels.
+    """
+
+    def __init__(self, kernels, stride=1):
         super().__init__()
+        self.shares = tuple(channels for _, channels in kernels)
+        self.alike = len(set(self.shares)) == 1
+        self.split = ops.Split(1, len(kernels))     # one kernel, and its gradient one; it makes equal pieces only
+        self.convs = nn.CellList([conv(channels, channels, kernel_size, stride, group=channels)
+                                  for kernel_size, channels in kernels])
+
+    def construct(self, x):
+        if len(self.shares) == 1:
+            return self.convs[0](x)
+        pieces = self.split(x) if self.alike else cut(x, self.shares)
+        results = ()
+        position = 0
+        for convolution in self.convs:  # MindSpore 1.10's graph mode has no enumerate over cells
+            results += (convolution(pieces[position]),)
+            position += 1
+        return ops.concat(results, 1)
+
+
+class SeparableConv(nn.Cell):
+    """Separable convolutions side by side: ReLU, depthwise, pointwise, BN, twice.
+
+    construct(x (N, count * in_channels, H, W)) -> (N, count * out_channels, H / stride, W / stride). The stride is in
+    the first depthwise convolution.
+
+    Args:
+        kernels: ((kernel size, how many separable convolutions of it), ...); their sum is count.
+    """
+
+    def __init__(self, kernels, in_channels, out_channels, stride, decay):
+        super().__init__()
+        count = sum(number for _, number in kernels)
         self.relu = nn.ReLU()
-        self.depthwise_1 = conv(in_channels, in_channels, kernel_size, stride, group=in_channels)
-        self.pointwise_1 = conv(in_channels, out_channels)
-        self.bn_1 = batch_norm(out_channels, decay)
-        self.depthwise_2 = conv(out_channels, out_channels, kernel_size, group=out_channels)
-        self.pointwise_2 = conv(out_channels, out_channels)
-        self.bn_2 = batch_norm(out_channels, decay)
+        self.depthwise_1 = Depthwise([(size, number * in_channels) for size, number in kernels], stride)
+        self.pointwise_1 = conv(count * in_channels, count * out_channels, group=count)
+        self.bn_1 = batch_norm(count * out_channels, decay)
+        self.depthwise_2 = Depthwise([(size, number * out_channels) for size, number in kernels])
+        self.pointwise_2 = conv(count * out_channels, count * out_channels, group=count)
+        self.bn_2 = batch_norm(count * out_channels, decay)
 
     def construct(self, x):
         x = self.bn_1(self.pointwise_1(self.depthwise_1(self.relu(x))))
@@ -74,24 +110,22 @@ class SeparableConv(nn.Cell):
 
 
 class Squeeze(nn.Cell):
-    """ReLU, 1x1 convolution, BN: brings an input of a cell to the cell's filters."""
+    """1x1 convolution, BN: brings an input of a cell to the cell's filters."""
 
     def __init__(self, in_channels, out_channels, decay):
         super().__init__()
-        self.relu = nn.ReLU()
         self.conv = conv(in_channels, out_channels)
         self.bn = batch_norm(out_channels, decay)
 
     def construct(self, x):
-        return self.bn(self.conv(self.relu(x)))
+        return self.bn(self.conv(x))
 
 
 class FactorizedReduction(nn.Cell):
-    """ReLU, two 1x1 stride-2 paths, the second shifted by one pixel, concat, BN: halves height and width."""
+    """Two 1x1 stride-2 paths, the second shifted by one pixel, concat, BN: halves height and width."""
 
     def __init__(self, in_channels, out_channels, decay):
         super().__init__()
-        self.relu = nn.ReLU()
         self.path_1 = conv(in_channels, out_channels // 2, stride=2)
         # Padding 1 and dropping the first output row and column samples pixels 1, 3, 5, ... with a
         # zero past the edge: TF-Slim's pad-and-crop without the copies, and exportable to ONNX.
@@ -99,37 +133,13 @@ class FactorizedReduction(nn.Cell):
         self.bn = batch_norm(out_channels, decay)
 
     def construct(self, x):
-        x = self.relu(x)
         return self.bn(ops.concat((self.path_1(x), self.path_2(x)[:, :, 1:, 1:]), 1))
-
-
-def operation(name, in_channels, filters, stride, decay):
-    """The cell a name of a genotype stands for: sepK, avgK, maxK or none (identity)."""
-    if name == 'none':
-        return Identity()
-    kind, kernel_size = name[:-1], int(name[-1])
-    if kind == 'sep':
-        return SeparableConv(in_channels, filters, kernel_size, stride, decay)
-    pool = {'avg': nn.AvgPool2d, 'max': nn.MaxPool2d}[kind]
-    return pool(kernel_size, stride, pad_mode='same')
-
-
-class Block(nn.Cell):
-    """left(states[i]) + right(states[j])."""
-
-    def __init__(self, left, right, inputs):
-        super().__init__()
-        self.left = left
-        self.right = right
-        self.i, self.j = inputs
-
-    def construct(self, states):
-        return self.left(states[self.i]) + self.right(states[self.j])
 
 
 class Cell(nn.Cell):
     """A searched cell: construct(current, previous) -> (N, len(concat) * filters, H / stride, W / stride).
 
+    Both inputs come after their ReLU, which the two cells that read an output share.
     `previous_stride` 2 means that the previous input is twice as high and wide as the current one.
     `previous_channels` None leaves the previous input as it is (first stem cell).
     """
@@ -144,26 +154,49 @@ class Cell(nn.Cell):
         else:
             self.adjust = Squeeze(previous_channels, filters, decay)
         widths = (filters, channels if previous_channels is None else filters)
+        steps, states = program(genotype, widths)
 
-        def branch(name, state):        # the stride applies to the cell's inputs, not to its blocks
-            return operation(name, (widths + (filters,) * 5)[state], filters, stride if state < 2 else 1, decay)
-
-        self.blocks = nn.CellList([Block(branch(*left), branch(*right), (left[1], right[1]))
-                                   for left, right in genotype.blocks])
-        self.outputs = genotype.concat
+        def operation(step):
+            if step.operation == 'add':
+                return Identity()
+            on_input = step.reads[0] < 2        # the stride applies to the cell's inputs, not to its blocks
+            if step.operation == 'sep':
+                return SeparableConv([(size, len(names)) for size, names in step.kernels],
+                                     widths[step.reads[0]] if on_input else filters, filters,
+                                     stride if on_input else 1, decay)
+            pool = {'avg': nn.AvgPool2d, 'max': nn.MaxPool2d}[step.operation[:-1]]
+            return pool(int(step.operation[-1]), stride if on_input else 1, pad_mode='same')
+        self.steps = nn.CellList([operation(step) for step in steps])
+        self.branches = tuple(tuple(names for _, names in step.kernels) for step in steps)
+        self.adds = tuple(step.operation == 'add' for step in steps)
+        self.reads = tuple(step.reads for step in steps)
+        self.outputs = tuple(states[i] for i in genotype.concat)
 
     def construct(self, current, previous):
-        states = (self.squeeze(current), self.adjust(previous))
-        for block in self.blocks:
-            states += (block(states),)
-        joined = ()
-        for i in self.outputs:
-            joined += (states[i],)
-        return ops.concat(joined, 1)
+        values = (self.squeeze(current), self.adjust(previous))
+        position = 0
+        for step in self.steps:
+            reads = self.reads[position]
+            if self.adds[position]:
+                values += (values[reads[0]] + values[reads[1]],)
+            elif len(reads) == 1:
+                values += (step(values[reads[0]]),)
+            else:
+                values += ops.Split(1, len(reads))(step(pick(values, reads)))
+            position += 1
+        return pick(values, self.outputs)
+
+
+def pick(values, positions):
+    """The values at some positions, concatenated along their channels."""
+    chosen = ()
+    for i in positions:
+        chosen += (values[i],)
+    return ops.concat(chosen, 1)
 
 
 class AuxiliaryHead(nn.Cell):
-    """Classifier on the last normal cell of stage 2: ReLU, pool 5/3, 1x1 to 128, full-map conv to 768, dense."""
+    """Classifier on the last normal cell of stage 2 (after its ReLU): pool 5/3, 1x1 to 128, full-map conv, dense."""
 
     def __init__(self, channels, map_size, num_classes, decay):
         super().__init__()
@@ -176,7 +209,7 @@ class AuxiliaryHead(nn.Cell):
         self.classifier = nn.Dense(768, num_classes, weight_init='zeros', bias_init='zeros')
 
     def construct(self, x):
-        x = self.relu(self.bn_1(self.projection(self.pool(self.relu(x)))))
+        x = self.relu(self.bn_1(self.projection(self.pool(x))))
         x = self.relu(self.bn_2(self.full(x)))
         return self.classifier(x.reshape(x.shape[0], -1))
 
@@ -242,20 +275,28 @@ class NASNetAMobile(nn.Cell):
             parameter.name = self.readable(path)
 
     def readable(self, path):
-        """chain.5.blocks.0.left.bn_1.gamma -> cell_3.block_0.left.bn_1.gamma"""
-        path = re.sub(r'^chain\.(\d+)', lambda match: self.cell_names[int(match.group(1))], path)
-        return re.sub(r'\.blocks\.(\d+)', r'.block_\1', path)
+        """chain.5.steps.0.depthwise_1.convs.0.weight -> cell_3.{block_0.left,block_1.left}.depthwise_1.weight"""
+        match = re.match(r'chain\.(\d+)\.(?:steps\.(\d+)\.)?', path)
+        if not match:
+            return path
+        cell, step, rest = int(match.group(1)), match.group(2), path[match.end():]
+        if step:
+            branches = self.chain[cell].branches[int(step)]
+            kernel = re.search(r'\.convs\.(\d+)', rest)
+            names = branches[int(kernel.group(1))] if kernel else sum(branches, ())
+            rest = common_name(names) + '.' + re.sub(r'\.convs\.\d+', '', rest)
+        return self.cell_names[cell] + '.' + rest
 
     def construct(self, images, dropout_mask=None):
-        previous = current = self.stem_bn(self.stem_conv(images))
+        previous = current = self.relu(self.stem_bn(self.stem_conv(images)))
         auxiliary_logits = None
         position = 0
-        for cell in self.chain:         # MindSpore 1.10's graph mode has no enumerate over cells
-            previous, current = current, cell(current, previous)
+        for cell in self.chain:
+            previous, current = current, self.relu(cell(current, previous))
             if self.auxiliary_head is not None and position == self.auxiliary_index:
                 auxiliary_logits = self.auxiliary_head(current)
             position += 1
-        features = self.relu(current).mean((2, 3))
+        features = current.mean((2, 3))
         if dropout_mask is not None:
             features = features * dropout_mask
         logits = self.classifier(features)
@@ -270,21 +311,22 @@ def initialize(network, seed):
     TF-Slim's nasnet arg scope uses variance_scaling_initializer(mode='FAN_OUT'): standard deviation
     sqrt(1.3 * 2 / fan_out) cut at two deviations, fan_out = kernel height x width x output channels
     (1 for a depthwise kernel). A classifier of fewer than ImageNet's 1000 classes starts as one of 1000
-    would: by the rule alone 8 classes would start with logits of size 10. Each tensor is a function of (seed, its name) alone, so every rank,
-    backend and framework version starts from the same bits.
+    would: by the rule alone 8 classes would start with logits of size 10. Each tensor is a function of
+    (seed, its plain name) alone, so every rank, backend and framework version starts from the same bits.
     """
-    for parameter in network.get_parameters():
-        shape = parameter.shape
-        if not parameter.name.endswith('weight'):
+    values = plain_values(network)
+    for name, value in values.items():
+        if not name.endswith('weight'):
             continue
-        if len(shape) == 2:
-            fan_out = max(shape[0], 1000)
+        if value.ndim == 2:
+            fan_out = max(value.shape[0], 1000)
         else:
-            fan_out = shape[2] * shape[3] * (1 if 'depthwise' in parameter.name else shape[0])
-        draw = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(parameter.name.encode())]))
-        values = draw.standard_normal(shape)
-        while np.any(np.abs(values) > 2):
-            outside = np.abs(values) > 2
-            values[outside] = draw.standard_normal(int(outside.sum()))
-        parameter.set_data(Tensor((values * np.sqrt(2.6 / fan_out)).astype(np.float32)))
+            fan_out = value.shape[2] * value.shape[3] * (1 if 'depthwise' in name else value.shape[0])
+        generator = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
+        draw = generator.standard_normal(value.shape)
+        while np.any(np.abs(draw) > 2):
+            outside = np.abs(draw) > 2
+            draw[outside] = generator.standard_normal(int(outside.sum()))
+        values[name] = (draw * np.sqrt(2.6 / fan_out)).astype(np.float32)
+    set_plain_values(network, values)
     return network

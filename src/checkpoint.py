@@ -18,6 +18,7 @@ import numpy as np
 from src.config import free_on_resume, nasnet_a_mobile_config_gpu
 from src.errors import UserError
 from src.framework import Tensor, mindspore, without_chatter
+from src.merge import join, plain_values, set_plain_values, split
 
 Checkpoint = namedtuple('Checkpoint', 'path arrays meta')
 UNFINISHED = '.unfinished-'      # a checkpoint in the making is in a folder of this name and its own
@@ -54,10 +55,10 @@ def check_room(folder, network):
 
 
 def state(network, *others):
-    """{name: array} of a network's parameters and of the state() of optimizer and moving averages."""
-    arrays = {p.name: p.asnumpy() for p in network.get_parameters()}
+    """{plain name: array} of a network's parameters and of the state() of optimizer and moving averages."""
+    arrays = plain_values(network)
     for other in others:
-        arrays.update(other.state())
+        arrays.update(split(other.state()))
     return arrays
 
 
@@ -174,11 +175,12 @@ def restore(checkpoint, network, weights=None, new_classes=False):
         raise UserError('%s has no moving averages: use --weights raw' % checkpoint.path)
     if weights == 'raw' or not arrays:
         arrays = {name: array for name, array in checkpoint.arrays.items() if not name.startswith(_STATE)}
-    wanted = {p.name: p for p in network.get_parameters()}
+    values = plain_values(network)
+    wanted = {name: value.shape for name, value in values.items()}
     if not any(name.startswith('auxiliary_head.') for name in wanted):
         arrays = {name: array for name, array in arrays.items() if not name.startswith('auxiliary_head.')}
-    kept = sorted(name for name, parameter in wanted.items() if new_classes and name.startswith(_HEADS)
-                  and (name not in arrays or arrays[name].shape != tuple(parameter.shape)))
+    kept = sorted(name for name, shape in wanted.items() if new_classes and name.startswith(_HEADS)
+                  and (name not in arrays or arrays[name].shape != shape))
     for name in kept:
         wanted.pop(name)
         arrays.pop(name, None)
@@ -189,13 +191,12 @@ def restore(checkpoint, network, weights=None, new_classes=False):
                             % (checkpoint.path, what, min(which),
                                ' and %d more' % (len(which) - 1) if len(which) > 1 else '', remedy))
     for name, array in sorted(arrays.items()):
-        shape = tuple(wanted[name].shape)
+        shape = wanted[name]
         if array.shape != shape or array.dtype != np.float32:
             hint = 'set --num_classes %d' % array.shape[0] if name.startswith('classifier.') else remedy
             raise UserError('%s does not fit: %s is %s %s there, %s float32 in this network; %s'
                             % (checkpoint.path, name, array.shape, array.dtype, shape, hint))
-    for name, array in arrays.items():
-        wanted[name].set_data(Tensor(array))
+    set_plain_values(network, dict(values, **arrays))
     return kept
 
 
@@ -231,7 +232,7 @@ def resume(which, folder, rank, config, images, network, *others):
                         % (loaded.path, '; '.join(differing)))
     restore(loaded, network, 'raw')
     for other in others:
-        other.load_state(loaded.arrays)
+        other.load_state(join(loaded.arrays, other.state()))
     return dict(loaded.meta, path=loaded.path)
 
 

@@ -102,6 +102,21 @@ if VERSION < (1, 10):
     raise UserError('MindSpore %s is too old: install requirements.txt' % mindspore.__version__)
 
 
+if VERSION >= (2, 0):
+    def cut(x, sizes):
+        """x (N, C, ...) cut along C into pieces of these sizes; usable in a construct."""
+        return ops.split(x, sizes, 1)
+else:
+    def cut(x, sizes):
+        """x (N, C, ...) cut along C into pieces of these sizes; 1.10 has no operator for unequal ones on a GPU."""
+        pieces = ()
+        start = 0
+        for size in sizes:
+            pieces += (x[:, start:start + size],)
+            start += size
+        return pieces
+
+
 def use_device(platform, device_id=0, distributed=False):
     """Run everything from here on as compiled graphs on device `device_id` of 'GPU', 'CPU' or 'Ascend'.
 

@@ -5,6 +5,7 @@ import numpy as np
 
 from nasnet_a_mobile import NORMAL_CELL, REDUCTION_CELL, NASNetAMobile
 from src.errors import UserError
+from src.merge import plain_values
 
 # Ours, the PyTorch port (package pretrainedmodels), Keras's layer, TF-Slim's scope. {kernel} is a side of a
 # separable convolution, {number} Keras's count of a cell's blocks, {kind} normal or reduction.
@@ -69,7 +70,7 @@ def from_foreign(kind, arrays):
     if averaged:
         remarks.append('%d exponential moving averages taken instead of the raw values' % len(averaged))
     config, network = _network_of(kind, arrays)
-    wanted = {p.name: p.shape for p in network.get_parameters()}
+    wanted = {name: value.shape for name, value in plain_values(network).items()}
     if 'num_classes' not in config:
         wanted = {name: shape for name, shape in wanted.items() if not name.startswith('classifier.')}
         remarks.append('no classifier in it: for --pretrained alone')

@@ -47,7 +47,10 @@ class FlatRMSProp(nn.Cell):
     def __init__(self, parameters, weight_decay=0.0, momentum=0.9, decay=0.9, eps=1.0, clip_norm=0.0,
                  loss_scale=1.0, reduce_mean=None):
         super().__init__(auto_prefix=False)
-        self.decayed = mindspore.ParameterTuple([p for p in parameters if is_decayed(p)])
+        # Of like shape side by side, so that they can be joined before they are flattened.
+        self.decayed = mindspore.ParameterTuple(sorted((p for p in parameters if is_decayed(p)),
+                                                       key=lambda p: tuple(p.shape[1:])))
+        self.decayed_runs = _runs(self.decayed)
         self.plain = mindspore.ParameterTuple([p for p in parameters if not is_decayed(p)])
         self.parameters = mindspore.ParameterTuple(tuple(self.decayed) + tuple(self.plain))
         self.split = len(self.decayed)
@@ -74,7 +77,7 @@ class FlatRMSProp(nn.Cell):
 
     def update(self, decayed, plain, learning_rate):
         """`construct` of gradients as two flat vectors."""
-        decayed_weights, plain_weights = self.flat(self.decayed), self.flat(self.plain)
+        decayed_weights, plain_weights = self.flat_weights(), self.flat(self.plain)
         decayed = self.average(decayed) + self.weight_decay * decayed_weights
         plain = self.average(plain)
         norm = ops.sqrt((decayed * decayed).sum() + (plain * plain).sum())
@@ -96,6 +99,13 @@ class FlatRMSProp(nn.Cell):
     def flat(self, tensors):
         """One vector of all elements."""
         return ops.concat(self.map(_flatten, tensors))
+
+    def flat_weights(self):
+        """One vector of the decayed weights. A reshaped parameter is a copy, so those of a run share one reshape."""
+        parts = ()
+        for start, stop in self.decayed_runs:
+            parts += (ops.concat(self.decayed[start:stop]).reshape(-1),)
+        return ops.concat(parts)
 
     def average(self, gradient):
         """The flat gradient with the loss scale removed, averaged over devices."""
@@ -146,6 +156,13 @@ def _offsets(parameters):
     """Where each parameter starts in the flat vector, and the vector's size."""
     ends = np.cumsum([p.size for p in parameters])
     return tuple(int(end) - p.size for end, p in zip(ends, parameters)), int(ends[-1])
+
+
+def _runs(parameters):
+    """((start, stop), ...) of consecutive parameters that differ in their first dimension alone."""
+    shapes = [tuple(p.shape[1:]) for p in parameters]
+    starts = [i for i, shape in enumerate(shapes) if i == 0 or shape != shapes[i - 1]]
+    return tuple(zip(starts, starts[1:] + [len(shapes)]))
 
 
 def _vector(name, value, size):

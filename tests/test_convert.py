@@ -15,6 +15,7 @@ from src import checkpoint
 from src.errors import UserError
 from src.foreign import read_weights
 from src.framework import Tensor, mindspore
+from src.merge import plain_values
 from src.names import foreign_name, from_foreign
 from tests.conftest import ROOT, run
 from tests.golden import draw
@@ -94,7 +95,7 @@ def test_a_converted_checkpoint_works_in_the_programs(sources, tmp_path):
 
 
 def test_names_are_one_to_one():
-    names = {p.name: p.shape for p in NASNetAMobile(auxiliary_size=224).get_parameters()}
+    names = plain_values(NASNetAMobile(auxiliary_size=224))
     for kind in ('pytorch', 'keras', 'tf_slim', 'mindspore'):
         there = [foreign_name(name, kind, names) for name in names]
         there = [name for name in there if name is not None]

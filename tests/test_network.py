@@ -6,7 +6,9 @@ import pytest
 
 import nasnet_a_mobile
 from nasnet_a_mobile import Cell, Genotype, NASNetAMobile, initialize
+from src.fold import fold
 from src.framework import Tensor, mindspore, nn, ops
+from src.merge import join, plain_values, program, set_plain_values, split
 from tests.conftest import SMALL
 from tests.golden import draw
 
@@ -18,9 +20,13 @@ GRADIENT_BOUND = 2e-3       # of a parameter's gradient norm; PyTorch's own floa
 
 def drawn(variant):
     """The network of a variant with the drawn weights."""
-    network = NASNetAMobile(**draw.VARIANTS[variant][0])
-    for parameter in network.get_parameters():
-        parameter.set_data(Tensor(draw.parameter(parameter.name, parameter.shape)))
+    return filled(NASNetAMobile(**draw.VARIANTS[variant][0]))
+
+
+def filled(network):
+    """`network` with the drawn weights."""
+    set_plain_values(network, {name: draw.parameter(name, value.shape)
+                               for name, value in plain_values(network).items()})
     return network
 
 
@@ -42,10 +48,11 @@ def gradient_errors(network):
     _, values = ops.value_and_grad(scalar, None, network.trainable_params())(Tensor(draw.images('narrow')))
     floor = 1e-2 * np.median([REFERENCE[name][0] for name in REFERENCE.files if name.startswith('gradient/')])
     errors = {}
-    for parameter, value in zip(network.trainable_params(), values):
-        expected = REFERENCE['gradient/' + parameter.name]
-        found = draw.projections(parameter.name, value.asnumpy())
-        errors[parameter.name] = np.abs(found - expected).max() / (expected[0] + floor)
+    gradients = split({p.name: value.asnumpy() for p, value in zip(network.trainable_params(), values)})
+    for name, gradient in gradients.items():
+        expected = REFERENCE['gradient/' + name]
+        found = draw.projections(name, gradient)
+        errors[name] = np.abs(found - expected).max() / (expected[0] + floor)
     return errors
 
 
@@ -53,7 +60,7 @@ def test_parameter_counts_and_names():
     network = NASNetAMobile()
     assert sum(p.size for p in network.trainable_params()) == 5289978
     assert sum(p.size for p in NASNetAMobile(auxiliary_size=224).trainable_params()) == 7701218
-    names = {p.name for p in network.trainable_params()}
+    names = set(split({p.name: p.asnumpy() for p in network.trainable_params()}))
     assert names == {name[len('gradient/'):] for name in REFERENCE.files if name.startswith('gradient/')}
     assert {'cell_3.block_0.left.depthwise_1.weight', 'stem_1.adjust.path_2.weight', 'cell_11.squeeze.bn.gamma',
             'reduction_1.block_4.left.pointwise_2.weight', 'classifier.bias'} < names
@@ -68,11 +75,12 @@ def test_every_cells_output_is_the_references(mode):
     variant = 'narrow' if mode == 'graph' else 'full'
     network = drawn(variant)
     network.set_train(False)
-    previous = current = network.stem_bn(network.stem_conv(Tensor(draw.images(variant))))
+    previous = current = ops.relu(network.stem_bn(network.stem_conv(Tensor(draw.images(variant)))))
     for name, cell in zip(network.cell_names, network.chain):
-        previous, current = current, cell(current, previous)
+        output = cell(current, previous)
+        previous, current = current, ops.relu(output)
         key = '%s/%s' % (variant, name)
-        error = np.abs(draw.samples(name, current.asnumpy()) - REFERENCE[key]).max()
+        error = np.abs(draw.samples(name, output.asnumpy()) - REFERENCE[key]).max()
         assert error <= 1e-5 * REFERENCE[key + '/size'], name
 
 
@@ -92,7 +100,7 @@ def replaced(genotype, block, *branches):
 
 
 def symmetric_padding(cells):
-    """A `conv` that pads stride-2 depthwise convolutions alike on both sides, as public MindSpore code does."""
+    """A `conv` that pads stride-2 depthwise convolutions of so many channels symmetrically, as public code does."""
     plain = nasnet_a_mobile.conv
 
     def conv(in_channels, out_channels, kernel_size=1, stride=1, pad_mode='same', group=1):
@@ -111,8 +119,8 @@ MUTANTS = {
     'a pool of the other kind': {'REDUCTION_CELL': replaced(REDUCTION, 4, ('sep3', 2), ('avg3', 0))},
     'another block pooled': {'REDUCTION_CELL': replaced(REDUCTION, 3, ('none', 2), ('avg3', 3))},
     'outputs in another order': {'REDUCTION_CELL': Genotype(REDUCTION.blocks, (4, 3, 5, 6))},
-    'symmetric padding in stem_1': {'conv': symmetric_padding((4,))},
-    'symmetric padding in reduction_1': {'conv': symmetric_padding((32,))},
+    'symmetric padding in stem_1': {'conv': symmetric_padding((8,))},
+    'symmetric padding in reduction_1': {'conv': symmetric_padding((64,))},
     'BatchNorm epsilon 1e-5': {'BN_EPSILON': 1e-5}}
 
 
@@ -173,22 +181,20 @@ def auxiliary_logits(x, values):
 @pytest.mark.parametrize('size', [96, 224])
 def test_auxiliary_head_is_tf_slims(mode, size):
     network = NASNetAMobile(10, size, **SMALL)
-    values = {p.name: draw.parameter(p.name, p.shape) for p in network.get_parameters()}
-    for parameter in network.get_parameters():
-        parameter.set_data(Tensor(values[parameter.name]))
+    values = plain_values(filled(network))
     head = network.auxiliary_head
     head.set_train(False)
     x = draw.generator('map').normal(0, 1, (2, 48, -(-((size - 1) // 2) // 8), -(-((size - 1) // 2) // 8)))
-    found = head(Tensor(x.astype(np.float32))).asnumpy()
+    found = head(Tensor(np.maximum(x, 0).astype(np.float32))).asnumpy()
     expected = auxiliary_logits(x.astype(np.float32), values)
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_initial_weights_are_tf_slims_and_a_function_of_seed_and_name():
     network = initialize(NASNetAMobile(auxiliary_size=224), 1)
-    values = {p.name: p.asnumpy() for p in network.get_parameters()}
-    again = initialize(NASNetAMobile(), 1)
-    assert all(np.array_equal(values[p.name], p.asnumpy()) for p in again.get_parameters())
+    values = plain_values(network)
+    again = plain_values(initialize(NASNetAMobile(), 1))
+    assert all(np.array_equal(values[name], value) for name, value in again.items())
     other = initialize(NASNetAMobile(), 2)
     assert not np.array_equal(values['classifier.weight'], other.classifier.weight.asnumpy())
     # The same bits on every version of the framework and of numpy.
@@ -233,3 +239,34 @@ def test_cells_are_the_papers():
     cell = Cell(REDUCTION, 16, 8, 1, 4, 2, 0.9)
     x = Tensor(np.zeros((1, 16, 9, 9), np.float32))
     assert cell(x, Tensor(np.zeros((1, 8, 9, 9), np.float32))).shape == (1, 16, 5, 5)
+
+
+def test_folded_batch_norms_change_rounding_alone(mode):
+    folded = fold(drawn('narrow'))
+    assert not any(isinstance(cell, nn.BatchNorm2d) for _, cell in folded.cells_and_names())
+    network = drawn('narrow')
+    network.set_train(False)
+    images = Tensor(draw.images('narrow'))
+    assert np.abs(folded(images).asnumpy() - network(images).asnumpy()).max() <= 1e-5
+
+
+def test_what_is_merged_follows_from_the_genotype():
+    def merged(genotype, widths):
+        return [step.kernels for step in program(genotype, widths)[0] if step.operation == 'sep']
+    assert merged(NORMAL, (44, 44)) == [((5, ('block_0.left', 'block_1.left')),
+                                         (3, ('block_0.right', 'block_1.right', 'block_4.left')))]
+    assert merged(REDUCTION, (44, 44)) == [((5, ('block_0.left', 'block_2.right')),
+                                            (7, ('block_0.right', 'block_1.right'))), ((3, ('block_4.left',)),)]
+    # The first stem cell: its two inputs differ in width.
+    assert [len(kernels) for kernels in merged(REDUCTION, (11, 32))] == [1, 2, 1]
+    assert len(merged(replaced(NORMAL, 4, ('avg3', 0), ('none', 0)), (44, 44))[0][1][1]) == 2
+
+
+def test_merged_tensors_are_split_to_plain_names_and_joined_again():
+    network = filled(NASNetAMobile(10, 96, **SMALL))
+    arrays = {p.name: p.asnumpy() for p in network.get_parameters()}
+    plain = split(arrays)
+    assert len(plain) > 2 * len(arrays) and not any('{' in name for name in plain)
+    joined = join(plain, arrays)
+    assert joined.keys() == arrays.keys()
+    assert all(np.array_equal(joined[name], array) for name, array in arrays.items())

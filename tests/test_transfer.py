@@ -12,6 +12,7 @@ from src.config import presets
 from src.ema import average_decay
 from src.errors import UserError
 from src.framework import Tensor
+from src.merge import plain_values
 from tests.conftest import SMALL_FLAGS, run
 from tests.test_recipe import random_batch, small_config
 
@@ -82,8 +83,8 @@ def test_averages_are_evaluated_and_exported_by_choice(averaged, image_folder, t
     network = build_network(small_config(), training=False)
     for weights, prefix in (('raw', ''), ('ema', 'ema.'), (None, 'ema.')):
         checkpoint.restore(loaded, network, weights)
-        for p in network.get_parameters():
-            np.testing.assert_array_equal(p.asnumpy(), loaded.arrays[prefix + p.name])
+        for name, value in plain_values(network).items():
+            np.testing.assert_array_equal(value, loaded.arrays[prefix + name])
     assert not np.array_equal(loaded.arrays['classifier.weight'], loaded.arrays['ema.classifier.weight'])
     process = run('eval.py', '--platform', 'CPU', '--dataset_path', image_folder / 'val', '--checkpoint', last)
     assert process.returncode == 0, process.stderr

@@ -43,8 +43,10 @@ def keep_logits(name, logits):
 def names(folder):
     """Our names and shapes, and what src/names.py calls them in Keras and TF-Slim."""
     from nasnet_a_mobile import NASNetAMobile
+    from src.merge import plain_values
     from src.names import foreign_name
-    shapes = {p.name: p.shape for p in NASNetAMobile(auxiliary_size=67, **draw.VARIANTS['thin'][0]).get_parameters()}
+    network = NASNetAMobile(auxiliary_size=67, **draw.VARIANTS['thin'][0])
+    shapes = {name: value.shape for name, value in plain_values(network).items()}
     path = os.path.join(folder, 'names.json')
     with open(path, 'w') as file:
         json.dump([(name, shape, foreign_name(name, 'keras', shapes), foreign_name(name, 'tf_slim', shapes))
