@@ -1,5 +1,4 @@
 """Dynamic loss scale: as large as float16 gradients allow, found while training."""
-
 from src.framework import Parameter, Tensor, mindspore, nn, ops
 
 FIRST = 2.0 ** 16

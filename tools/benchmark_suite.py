@@ -102,19 +102,19 @@ def compile_step(config, _):
 def inference_network(config):
     """The network with weights and statistics like a trained one's: those of a fresh one let the values explode."""
     from src.build import build_network
-    from src.framework import Tensor
+    from src.merge import plain_values, set_plain_values
     from tests.golden.draw import parameter as draw
     network = build_network(config, training=False)
-    for parameter in network.get_parameters():
-        parameter.set_data(Tensor(draw(parameter.name, parameter.shape)))
+    set_plain_values(network, {name: draw(name, value.shape) for name, value in plain_values(network).items()})
     return network
 
 
 def evaluation(config, _):
     """uint8 images to logits by the step of eval.py."""
+    from src.fold import fold
     from src.framework import Tensor
     from src.train_step import EvalStep
-    step = EvalStep(inference_network(config))
+    step = EvalStep(fold(inference_network(config)))
     step.set_train(False)
     images = synthetic(config)[0]
 
