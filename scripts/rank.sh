@@ -11,7 +11,7 @@ else
 fi
 child=$!
 while :; do
-    wait "$child"
+    wait "$child" 2>/dev/null      # without the shell's word on a signal
     status=$?
     kill -0 "$child" 2>/dev/null || break
 done

@@ -38,7 +38,7 @@ def join(platform):
     atexit.register(_hush)
     try:
         if platform == 'CPU' and place.launcher == 'mpirun':
-            launch.Cluster(place).form(mindspore.communication.init)
+            launch.Cluster(place).form(_init_quietly)
             # MindSpore 1.10 counts its ranks by arrival; any order will do, so the terminal's is taken.
             return place.rank, mindspore.communication.get_group_size()
         mindspore.communication.init('nccl' if platform == 'GPU' else None)
@@ -46,6 +46,11 @@ def join(platform):
         raise UserError('the group of %d processes cannot be formed (%s): start again, or without '
                         '--is_distributed True' % (place.size, str(error).strip().split('\n')[0]))
     return mindspore.communication.get_rank(), mindspore.communication.get_group_size()
+
+
+def _init_quietly():
+    with framework.without_chatter():
+        mindspore.communication.init()
 
 
 def _hush():

@@ -16,7 +16,7 @@ from src.errors import UserError
 
 Place = namedtuple('Place', 'launcher rank size local_rank local_size')
 PATIENCE = 120      # seconds for the scheduler to listen
-ATTEMPTS = 4        # of MindSpore 1.10, whose cluster fails to form about once in three times
+ATTEMPTS = 6        # of MindSpore 1.10, whose cluster fails to form about once in four times
 
 
 def place():

@@ -1,7 +1,7 @@
 """Training and evaluation by several real processes on the CPU, started as a user starts them.
 
-MindSpore 1.10's cluster takes several attempts to form, half a minute each, so there only forming it, sums,
-gradients, training, and going on after SIGTERM are tested.
+MindSpore 1.10's cluster takes several attempts to form, half a minute each, and may have to be started again, so
+there only forming it, sums, gradients, training and the refusal of another number of ranks are tested.
 """
 import csv
 import glob
@@ -82,8 +82,11 @@ def processes_of(folder):
 def trained(image_folder, tmp_path_factory):
     """(checkpoint folder, output) of an undisturbed run of two ranks that each write their checkpoints."""
     folder = tmp_path_factory.mktemp('ranks') / 'whole'
-    process = launch(image_folder, folder, '--is_save_on_master', '0')
-    assert process.wait(timeout=600) == 0, output_of(folder)
+    for _ in range(1 if VERSION >= (2, 0) else 3):
+        process = launch(image_folder, folder, '--is_save_on_master', '0')
+        if process.wait(timeout=600) == 0 or 'start again' not in output_of(folder):
+            break
+    assert process.returncode == 0, output_of(folder)
     return folder, output_of(folder)
 
 
@@ -123,7 +126,10 @@ def test_fewer_gpus_than_processes_and_ranks_on_several_machines_are_sentences(m
 
 @pytest.mark.parametrize('count', [2, pytest.param(4, marks=old)])
 def test_sums_gradients_and_images_of_real_ranks(image_folder, tmp_path, count):
-    process = mpirun('-n', count, sys.executable, 'tests/ranks.py', image_folder / 'train', tmp_path)
+    for _ in range(1 if VERSION >= (2, 0) else 3):
+        process = mpirun('-n', count, sys.executable, 'tests/ranks.py', image_folder / 'train', tmp_path)
+        if process.returncode == 0 or 'start again' not in process.stderr:
+            break
     assert process.returncode == 0, process.stderr
     ranks = [np.load(str(tmp_path / ('%d.npz' % rank))) for rank in range(count)]
     assert all(rank['size'] == count for rank in ranks)
@@ -149,10 +155,10 @@ def test_ranks_hold_the_same_bits_and_rank_0_alone_reports(trained):
     assert [row[:3] for row in rows(folder)[1:]] == [['1', '4', '0.08'], ['2', '8', '0.08']]
 
 
+@old
 def test_stopped_and_killed_launches_go_on_as_one_run(trained, image_folder, tmp_path):
     whole, folder = trained[0], tmp_path / 'stopped'
-    signals = [signal.SIGTERM] if VERSION < (2, 0) else [signal.SIGTERM, signal.SIGINT, signal.SIGKILL]
-    for number in signals:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         before = set(folder.glob('*.ckpt'))
         process = launch(image_folder, folder, '--save_checkpoint_steps', '1', '--resume', 'auto')
         while set(folder.glob('*.ckpt')) == before and process.poll() is None:
