@@ -105,6 +105,8 @@ def prune(folder, rank, keep):
     for name in os.listdir(folder):
         if name.startswith('%snasnet-a-mobile-rank%d-' % (UNFINISHED, rank)):
             shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+        if name == UNFINISHED + BEST and rank == 0:         # which makes it, and is not making it now
+            os.remove(os.path.join(folder, name))
     # By age: after a damaged newest one was passed over, the good ones have lower numbers.
     for path in sorted(list_checkpoints(folder, rank), key=os.path.getmtime)[:-keep]:
         os.remove(path)
