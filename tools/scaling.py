@@ -28,8 +28,9 @@ from tools.make_demo_dataset import make  # noqa: E402  pylint: disable=wrong-im
 
 WARM_UP = 2
 GRADIENT_BYTES = 7701218 * 4        # of ImageNet's network with its auxiliary head, in float32
-# Bytes a second at which NCCL's all-reduce moves data on each of 8 GPUs ("bus bandwidth"), round figures of
-# published nccl-tests: one NVLink machine of each kind, and V100s that share PCI Express.
+# Bytes a second at which NCCL's all-reduce is assumed to move data on each of 8 GPUs ("bus bandwidth" of nccl-tests):
+# a half to nine tenths of what the links of one machine add up to (V100 NVLink 150 GB/s, H100 NVSwitch 450 GB/s
+# in each direction, PCI Express 3.0 x16 16 GB/s).
 LINKS = (('8 x V100, PCI Express', 10e9), ('8 x V100, NVLink', 130e9), ('8 x H100, NVSwitch', 400e9))
 LATENCY = 50e-6                     # seconds of a call; two calls a step
 SPEEDS = (200, 500, 1000, 2000)     # images a second of one GPU, unknown as long as nobody has measured it
@@ -87,7 +88,7 @@ def launch(count, platform, arguments):
 
 
 def estimate():
-    """Share of the time that averaging gradients would take on 8 GPUs, from their bytes and published links."""
+    """Share of the time that averaging gradients would take on 8 GPUs, from their bytes and assumed links."""
     print('estimate, not measured: 8 processes, batch 32 each, %.1f MB of gradients a step, nothing overlapped'
           % (GRADIENT_BYTES / 1e6))
     print('%-24s' % 'img/s of one GPU' + ''.join('%18d' % speed for speed in SPEEDS))
