@@ -158,14 +158,11 @@ def onnxruntime_evaluation(settings):
 
 def mindcv_network(settings):
     """(facts, MindCV's nasnet_a_4x1056 with weights like a trained network's, images (N, 3, S, S) float32)"""
-    os.environ.setdefault('ONEDNN_MAX_CPU_ISA', 'AVX2')     # the suite's choice, so that code is compared
-    os.environ.setdefault('GLOG_v', '3')
-    import mindspore
+    from src.framework import mindspore, use_device     # the suite's settings: code is compared, not those
     from mindcv.models import create_model
     from tests.golden.draw import parameter as draw
     config = settings['config']
-    mindspore.set_context(mode=mindspore.GRAPH_MODE)
-    mindspore.set_device(settings['platform'], settings['device_id'])
+    use_device(settings['platform'], settings['device_id'])
     network = create_model('nasnet_a_4x1056', num_classes=config['num_classes'])
     for parameter in network.get_parameters():
         parameter.set_data(mindspore.Tensor(draw(parameter.name, parameter.shape)))
