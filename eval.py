@@ -8,7 +8,7 @@ import time
 
 from src import group
 from src.build import build_network
-from src.checkpoint import load, network_config, restore, state
+from src.checkpoint import NO_AUXILIARY_HEAD, load, network_config, restore, state
 from src.classify import class_names, classify, find_images, readable, show
 from src.cli import Parser, boolean, make_config
 from src.dataset import create_dataset
@@ -37,13 +37,13 @@ def parse(argv=None):
     if flags.is_distributed and (flags.image or flags.report):
         parser.error('--image and --report are for one process: leave --is_distributed out')
     checkpoint = load(flags.checkpoint)
-    return flags, checkpoint, make_config(network_config(checkpoint), given)
+    return flags, checkpoint, make_config(NO_AUXILIARY_HEAD, network_config(checkpoint), given)
 
 
 def main(flags, checkpoint, config):
     """Print accuracies, or the best classes of images; returns the exit status."""
     group.enter(flags, config)
-    folders = class_names(flags.checkpoint, config.num_classes)
+    folders = class_names(checkpoint, config.num_classes)
     names = readable(folders, config.num_classes)
     files = flags.image and find_images(flags.image)
     network = build_network(config, training=False)
@@ -74,4 +74,5 @@ def main(flags, checkpoint, config):
 
 
 if __name__ == '__main__':
-    sys.exit(main(*parse()))
+    with group.failing_for_all():
+        sys.exit(main(*parse()))

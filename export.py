@@ -7,11 +7,11 @@ compared with the live network as it was trained.
 import os
 import tempfile
 
-from src import framework       # before NumPy: see _keep_ctrl_c there
+from src import framework       # before NumPy: see src/__init__.py
 import numpy as np  # pylint: disable=wrong-import-order
 
 from src.build import build_network
-from src.checkpoint import load, network_config, restore
+from src.checkpoint import NO_AUXILIARY_HEAD, load, network_config, restore
 from src.cli import Parser, make_config
 from src.errors import UserError
 from src.fold import fold
@@ -30,7 +30,7 @@ def parse(argv=None):
     parser.add_config_keys()
     flags, given = parser.parse(argv)
     checkpoint = load(flags.ckpt_file)
-    return flags, checkpoint, make_config(network_config(checkpoint), {'batch_size': 1}, given)
+    return flags, checkpoint, make_config(NO_AUXILIARY_HEAD, network_config(checkpoint), {'batch_size': 1}, given)
 
 
 def main(flags, checkpoint, config):

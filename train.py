@@ -4,11 +4,9 @@ import shlex
 import sys
 import time
 
-import numpy as np
-
 from src import framework, group
 from src.build import build_network, build_train_step
-from src.checkpoint import (SaveError, check_room, checkpoint_path, keep_best, list_checkpoints, load, network_config,
+from src.checkpoint import (BEST, check_room, checkpoint_path, keep_best, list_checkpoints, load, network_config,
                             prune, restore, resume, save, state)
 from src.cli import Parser, boolean, make_config
 from src.config import presets
@@ -17,6 +15,7 @@ from src.draws import dropout_mask
 from src.ema import average_decay
 from src.errors import UserError
 from src.evaluation import evaluate
+from src.files import SaveError
 from src.framework import Tensor
 from src.lr_generator import learning_rate
 from src.monitor import Monitor
@@ -50,6 +49,7 @@ def parse(argv=None):
 def train(flags, config):
     """Train as `config` says; returns the path of the last checkpoint (None on ranks that write none)."""
     group.enter(flags, config)
+    config.amp_level = framework.precision(config.amp_level, flags.platform)
     dataset = create_dataset(flags.dataset_path, config, training=True)
     validation = flags.eval_dataset_path and create_dataset(flags.eval_dataset_path, config, training=False,
                                                             class_names=dataset.class_names)
@@ -65,27 +65,26 @@ def train(flags, config):
         own.append(train_step.average.average)
     steps = dataset.get_dataset_size()
     writes = config.rank == 0 or not config.is_save_on_master
-    position = flags.resume and resume(flags.resume, config.ckpt_path, 0 if config.is_save_on_master else config.rank,
-                                       config, dataset.num_images, network, *learned)
+    position = resume(flags.resume, config.ckpt_path, config.rank, config, dataset.num_images, network,
+                      *learned) if flags.resume else {}
     if config.group_size > 1:
         group.require_agreement(config, state(network, *learned), {
             'training images': dataset.describe(), 'validation images': validation and validation.describe(),
             'position': position and 'after %d epochs and %d steps' % (position['epoch'], position['sums'][0])})
     if writes:
         open_folder(config.ckpt_path, config.rank, flags.resume)
-        check_room(config.ckpt_path, network)
+        check_room(config.ckpt_path, state(network, *learned), 1 if config.is_save_on_master else config.group_size)
         save_class_names(os.path.join(config.ckpt_path, 'classes.txt'), dataset.class_names)
     monitor = Monitor(config.ckpt_path if config.rank == 0 else None, config.epoch_size, steps,
                       config.batch_size * config.accumulation_steps * config.group_size, config.log_steps,
-                      lambda losses: group.group_mean(losses, config.group_size))
+                      position.get('rows', ()), lambda losses: group.group_mean(losses, config.group_size))
     monitor.print('training on %s: %d images in %d classes (%d other files ignored), %d epochs of %d steps'
                   % (flags.platform, dataset.num_images, len(dataset.class_names), dataset.ignored_files,
                      config.epoch_size, steps))
-    start, sums, path = 0, NO_STEPS, None
     if position:
-        start, sums, path = position['epoch'], position['sums'], position['path']
-        monitor.checkpoint = path
-        monitor.print('resuming %s in epoch %d after step %d' % (path, start + 1, sums[0]))
+        monitor.checkpoint = position['path']
+        monitor.print('resuming %s in epoch %d after step %d' % (position['path'], position['epoch'] + 1,
+                                                                 position['sums'][0]))
     elif flags.resume:
         monitor.print('no checkpoint in %s: starting fresh' % config.ckpt_path)
     if flags.pretrained and not position:
@@ -97,22 +96,42 @@ def train(flags, config):
                             config.penultimate_filters, config.dropout_keep_prob)
         return Tensor(batch.images), Tensor(batch.labels), Tensor(batch.color), Tensor(mask)
 
-    def write(epoch, step, position):
-        """Write the checkpoint {epoch}_{step}; (epoch, sums) is where a resumed run goes on."""
-        meta = {'epoch': position[0], 'sums': position[1], 'images': dataset.num_images, 'config': vars(config)}
-        target = checkpoint_path(config.ckpt_path, config.rank, epoch + 1, step)
+    def saved(write, *arguments):
+        """Whether `write` could; where not, config.on_save_error says what happens."""
         try:
-            save(target, state(network, *learned), meta)
-            if position[1] == NO_STEPS and monitor.best(epoch + 1)[1] == epoch + 1:
-                keep_best(target)
+            write(*arguments)
+            return True
         except SaveError as error:
             if config.on_save_error == 'stop':
                 raise
-            print('warning: %s' % error, file=sys.stderr, flush=True)
-            return monitor.checkpoint
-        prune(config.ckpt_path, config.rank, config.keep_checkpoint_max)
-        monitor.checkpoint = target
-        return target
+            print('warning: %s' % str(error)[len('error: '):], file=sys.stderr, flush=True)
+            return False
+
+    def keep(epoch, step, resume_epoch, sums):
+        """Write the checkpoint {epoch}_{step}, from which a run goes on in `resume_epoch` with `sums`, and what it tells.
+
+        Every rank must come here.
+        """
+        group.follow_rank_0(own, config)
+        if not writes:
+            return
+        paused = time.time()
+        target = checkpoint_path(config.ckpt_path, config.rank, epoch + 1, step)
+        written = saved(save, target, state(network, *learned),
+                        {'epoch': resume_epoch, 'sums': sums, 'rows': monitor.rows, 'images': dataset.num_images,
+                         'config': vars(config)})
+        if written:
+            monitor.checkpoint = target
+        keep_books()
+        if written:
+            prune(config.ckpt_path, config.rank, config.keep_checkpoint_max)
+        monitor.pause(time.time() - paused)
+
+    def keep_books():
+        """Bring metrics.csv and the best checkpoint up to date; a run may have been killed, or the disk full, before."""
+        if config.rank == 0:
+            saved(monitor.write)
+            saved(keep_best, checkpoint_path(config.ckpt_path, 0, monitor.best()[1], steps))
 
     def validate():
         if train_step.average is None:
@@ -120,11 +139,11 @@ def train(flags, config):
         with train_step.average.applied():
             return evaluate(eval_step, validation)
 
-    if writes and position and tuple(sums) == NO_STEPS and monitor.best(start)[1] == start:
-        keep_best(path)         # the run may have been killed just before
+    keep_books()
     stop = StopRequest()
     # Steps between two times that ranks ask each other whether to stop, which waits for the device.
     look = 1 if flags.platform == 'CPU' or config.group_size == 1 else 10
+    start, sums = position.get('epoch', 0), position.get('sums', NO_STEPS)
     for epoch in range(start, config.epoch_size):
         train_step.set_train(True)
         monitor.begin_epoch(epoch + 1, sums)
@@ -139,33 +158,30 @@ def train(flags, config):
             due = config.save_checkpoint_steps and (step + 1) % config.save_checkpoint_steps == 0
             ending = stop.agreed(config.group_size) if due or (step + 1) % look == 0 or step + 1 == steps else 0
             if ending or due:
-                seen = monitor.epoch_sums()         # of all ranks, so all ask
-                group.follow_rank_0(own, config)
-                if writes:
-                    path = write(epoch, step + 1, (epoch, seen))
+                keep(epoch, step + 1, epoch, monitor.epoch_sums())
             if ending:
-                end(path, ending, config)
-        sums, paused = NO_STEPS, time.time()
-        group.follow_rank_0(own, config)
-        accuracy = validation and validate()
-        monitor.pause(time.time() - paused)
-        # The row first: a kill between the two repeats the row, never leaves it out.
+                end(ending, monitor.checkpoint, config)
+        batches.close()
+        accuracy, sums = None, NO_STEPS
+        if validation:
+            keep(epoch, steps, epoch, monitor.epoch_sums())     # a kill while validating costs no step
+            paused = time.time()
+            accuracy = validate()
+            monitor.pause(time.time() - paused)
         monitor.end_epoch(epoch + 1, learning_rate((epoch + 1) * steps - 1, steps, config), accuracy)
-        paused = time.time()
-        if writes:
-            path = write(epoch, steps, (epoch + 1, NO_STEPS))
-        monitor.pause(time.time() - paused)
-        ending = stop.agreed(config.group_size)     # also waits for rank 0 to have written
+        keep(epoch, steps, epoch + 1, NO_STEPS)
+        ending = stop.agreed(config.group_size)
         if ending:
-            end(path, ending, config)
-    return path
+            end(ending, monitor.checkpoint, config)
+    group.wait(config.group_size)       # for rank 0 to have written
+    return monitor.checkpoint if writes else None
 
 
-def end(path, status, config):
+def end(status, path, config):
     """Print the command that goes on, and end with the signal's status once rank 0 has written."""
-    group.group_sum(np.zeros(1, np.int64), config.group_size)
+    group.wait(config.group_size)
     if path and config.rank == 0:
-        command = ' '.join(map(shlex.quote, ['python'] + sys.argv)) if config.group_size == 1 \
+        command = ' '.join(map(shlex.quote, [sys.executable] + sys.argv)) if config.group_size == 1 \
             else 'the same launch with'
         # Of two --resume the last one counts.
         print('stopped by a signal; this goes on: %s --resume %s' % (command, shlex.quote(path)), flush=True)
@@ -176,7 +192,8 @@ def open_folder(folder, rank, resuming):
     """Make the checkpoint folder; an earlier run's checkpoints in it are not to be overwritten unawares."""
     try:
         os.makedirs(folder, exist_ok=True)
-        taken = list_checkpoints(folder, rank)
+        taken = list_checkpoints(folder, rank) or [path for path in [os.path.join(folder, BEST)]
+                                                   if os.path.exists(path)]
     except OSError as error:
         raise UserError('the checkpoint folder %s cannot be used (%s): choose another --ckpt_path'
                         % (folder, error.strerror))
@@ -186,6 +203,7 @@ def open_folder(folder, rank, resuming):
 
 
 if __name__ == '__main__':
-    last = train(*parse())
-    if last:
-        print('last checkpoint: %s' % last)
+    with group.failing_for_all():
+        last = train(*parse())
+        if last:
+            print('last checkpoint: %s' % last)

@@ -74,7 +74,7 @@ check_device_id() {
 
 # run_logged FILE COMMAND...: run in the foreground, show the output and append it to FILE; returns the
 # command's status. Signals are passed on, as PASS_ON says, and the command may end in its own time.
-PASS_ON='INT:INT TERM:TERM HUP:HUP'
+PASS_ON='INT:INT TERM:TERM HUP:TERM'     # a closed terminal is to lose nothing
 run_logged() {
     log=$1
     shift

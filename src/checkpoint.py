@@ -2,8 +2,8 @@
 
 A file holds every parameter of the network under its own name, the optimizer's state as
 mean_square.NAME and moment.NAME, moving averages as ema.NAME, a dynamic loss scale as loss_scale.NAME,
-`meta` (JSON as uint8: configuration, epoch, step) and `digest` (SHA-256 of all the rest), because
-MindSpore notices neither a flipped bit nor a lost record.
+`meta` (JSON as uint8: configuration, position, rows of metrics.csv) and `digest` (SHA-256 of all the
+rest), because MindSpore notices neither a flipped bit nor a lost record.
 """
 import hashlib
 import json
@@ -17,6 +17,7 @@ import numpy as np
 
 from src.config import free_on_resume, nasnet_a_mobile_config_gpu
 from src.errors import UserError
+from src.files import SaveError, sync
 from src.framework import Tensor, mindspore, without_chatter
 from src.merge import join, plain_values, set_plain_values, split
 
@@ -25,10 +26,8 @@ UNFINISHED = '.unfinished-'      # a checkpoint in the making is in a folder of 
 BEST = 'nasnet-a-mobile-best.ckpt'
 _STATE = ('mean_square.', 'moment.', 'ema.', 'loss_scale.')
 _HEADS = ('classifier.', 'auxiliary_head.')
-
-
-class SaveError(UserError):
-    """A checkpoint could not be written."""
+# Configuration of programs that do not train: an auxiliary head's smallest image size is none of theirs.
+NO_AUXILIARY_HEAD = {'aux_factor': 0.0}
 
 
 def checkpoint_path(folder, rank, epoch, step):
@@ -45,9 +44,9 @@ def list_checkpoints(folder, rank):
             for match in sorted(found, key=lambda match: (int(match.group(1)), int(match.group(2))))]
 
 
-def check_room(folder, network):
-    """UserError if the disk of `folder` cannot take one checkpoint of `network` (three times its size)."""
-    needed = 12 * sum(p.size for p in network.get_parameters())
+def check_room(folder, arrays, copies=1):
+    """UserError if the disk of `folder` cannot take `copies` checkpoints of {name: array}."""
+    needed = copies * sum(array.nbytes for array in arrays.values())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError('the disk of %s has %d MiB free, a checkpoint takes %d MiB: make room or choose another '
@@ -75,8 +74,8 @@ def save(path, arrays, meta):
     """
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise UserError('%s is not finite any more: training has diverged, %s is not written; lower --lr_init '
-                            'and go on from an earlier checkpoint' % (name, path))
+            raise UserError('%s is not finite any more: training has diverged, %s is not written; start anew with a '
+                            'lower --lr_init, from an earlier checkpoint by --pretrained' % (name, path))
     arrays = dict(arrays, meta=np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8))
     arrays['digest'] = digest(arrays)
     # In a folder of its own: MindSpore 2 writes under yet another name beside the one it is given.
@@ -90,9 +89,9 @@ def save(path, arrays, meta):
             mindspore.save_checkpoint([{'name': name, 'data': Tensor(array)} for name, array in arrays.items()],
                                       written)
         os.chmod(written, 0o644)
-        _sync(written)
+        sync(written)
         os.replace(written, path)
-        _sync(folder or '.')
+        sync(folder or '.')
     except (OSError, RuntimeError, ValueError) as error:
         raise SaveError('the checkpoint %s cannot be written (%s): make room or choose another --ckpt_path'
                         % (path, error))
@@ -138,7 +137,7 @@ def load(path):
 
 
 def keep_best(path):
-    """Keep the checkpoint `path` as BEST in its folder, whatever is pruned later.
+    """Keep the checkpoint `path`, if it is there, as BEST in its folder, whatever is pruned later.
 
     Raises:
         SaveError: the folder cannot be written or the disk is full.
@@ -146,15 +145,17 @@ def keep_best(path):
     folder = os.path.dirname(path)
     best, unfinished = os.path.join(folder, BEST), os.path.join(folder, UNFINISHED + BEST)
     try:
+        if not os.path.exists(path) or os.path.exists(best) and os.path.samefile(path, best):
+            return
         if os.path.exists(unfinished):
             os.remove(unfinished)
         try:
             os.link(path, unfinished)       # checkpoints are never written to again
         except OSError:                     # a file system without links
             shutil.copyfile(path, unfinished)
-            _sync(unfinished)
+            sync(unfinished)
         os.replace(unfinished, best)
-        _sync(folder or '.')
+        sync(folder or '.')
     except OSError as error:
         raise SaveError('%s cannot be written (%s): make room or choose another --ckpt_path' % (best, error.strerror))
 
@@ -203,22 +204,31 @@ def restore(checkpoint, network, weights=None, new_classes=False):
 
 
 def resume(which, folder, rank, config, images, network, *others):
-    """Set network and `others` (optimizer, moving averages) from a checkpoint of the same run; returns its meta, {} to start fresh.
+    """Set network and `others` (optimizer, moving averages) from a checkpoint of the same run.
 
     Args:
         which: path of a checkpoint, or 'auto': the newest good one of `folder`; damaged ones are named.
         images: training images of the data set.
 
+    Returns:
+        Its meta with its 'path'; {} to start fresh, without any checkpoint in `folder`.
+
     Raises:
-        UserError: the checkpoint is damaged or of a run that differs in a configuration key that matters.
+        UserError: it is damaged, as are all in `folder`, or of a run that differs in a configuration key that
+            matters.
     """
     loaded = load(which) if which != 'auto' else None
-    for path in reversed(list_checkpoints(folder, rank)) if which == 'auto' else ():
+    # Rank 0's where they are at hand, so that all ranks take the same: a kill may come between two ranks' writes.
+    found = (list_checkpoints(folder, 0) or list_checkpoints(folder, rank)) if which == 'auto' else []
+    for path in reversed(found):
         try:
             loaded = load(path)
             break
         except UserError as error:
             print('warning: %s' % error, file=sys.stderr, flush=True)
+    if found and loaded is None:
+        raise UserError('none of the %d checkpoints in %s can be used, see above: bring a good one, or start anew in '
+                        'another --ckpt_path' % (len(found), folder))
     if loaded is None:
         return {}
     if 'sums' not in loaded.meta:
@@ -252,11 +262,3 @@ def digest(arrays):
         result.update(('%s %s %s;' % (name, array.dtype, array.shape)).encode())
         result.update(array.tobytes())
     return np.frombuffer(result.digest(), np.uint8)
-
-
-def _sync(path):
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

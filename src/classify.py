@@ -6,13 +6,12 @@ import sys
 
 import numpy as np
 
-from src.dataset import load_class_names, read
+from src.dataset import EXTENSIONS, load_class_names, read
 from src.errors import UserError
 from src.framework import Tensor
 from src.image import decode, resize_centre_crop
 
 TOP = 5
-EXTENSIONS = ('.jpeg', '.jpg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
 
 
 def imagenet_names():
@@ -22,11 +21,21 @@ def imagenet_names():
         return dict(line.rstrip('\n').split(' ', 1) for line in file if not line.startswith('#'))
 
 
-def class_names(checkpoint_path, num_classes):
-    """Class folders in the order of their labels: the list beside the checkpoint, else ImageNet's for 1000, or None."""
-    path = os.path.join(os.path.dirname(checkpoint_path), 'classes.txt')
-    if os.path.exists(path):
-        return load_class_names(path)
+def class_names(checkpoint, num_classes):
+    """Class folders in the order of their labels: the list beside a checkpoint, else ImageNet's for 1000, or None.
+
+    A list beside converted weights is not theirs.
+
+    Raises:
+        UserError: the list has more names than there are classes, or cannot be read.
+    """
+    path = os.path.join(os.path.dirname(checkpoint.path), 'classes.txt')
+    if os.path.exists(path) and 'source' not in checkpoint.meta:
+        names = load_class_names(path)
+        if len(names) > num_classes:
+            raise UserError('%s has %d names, but %s %d classes: put it back beside its own checkpoint'
+                            % (path, len(names), checkpoint.path, num_classes))
+        return names
     return list(imagenet_names()) if num_classes == 1000 else None
 
 
@@ -53,7 +62,8 @@ def find_images(paths):
     files = []
     for path in paths:
         if os.path.isdir(path):
-            found = sorted(name for name in os.listdir(path) if name.lower().endswith(EXTENSIONS))
+            found = sorted(name for name in os.listdir(path) if name.lower().endswith(EXTENSIONS)
+                           and not name.startswith('.') and not os.path.isdir(os.path.join(path, name)))
             if not found:
                 raise UserError('the folder %s has no image (%s): give files or another folder'
                                 % (path, ' '.join(EXTENSIONS)))

@@ -15,6 +15,7 @@ import numpy as np
 
 from src.draws import COLOR, CROP, epoch_order, uniforms
 from src.errors import UserError
+from src.files import write_text
 from src.image import CROP_DRAWS, decode, random_resized_crop, resize_centre_crop
 
 EXTENSIONS = ('.jpeg', '.jpg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
@@ -202,7 +203,6 @@ class ImageFolder:
                 print('warning: %s: %s' % (path, reason), file=sys.stderr, flush=True)
         return None
 
-
     def _buffer(self, size):
         """Memory of this thread for one decoded image."""
         if getattr(self._scratch, 'pixels', np.empty(0)).size < size:
@@ -248,18 +248,9 @@ def save_class_names(path, names):
     """Write one name a line to `path`, whole or not at all.
 
     Raises:
-        UserError: the file cannot be written.
+        SaveError: the file cannot be written.
     """
-    unfinished = '%s.%d' % (path, os.getpid())      # several ranks may share the folder
-    try:
-        with open(unfinished, 'w', encoding='utf-8', errors='surrogateescape', newline='\n') as file:
-            file.writelines(name + '\n' for name in names)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError('the class list %s cannot be written (%s): make room or choose another folder'
-                        % (path, error.strerror))
+    write_text(path, ''.join(name + '\n' for name in names), 'make room or choose another folder')
 
 
 def load_class_names(path):

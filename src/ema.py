@@ -4,13 +4,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from src.framework import Parameter, Tensor, mindspore, nn, ops
-
-_flatten = ops.MultitypeFuncGraph('flatten_parameter')
-
-
-@_flatten.register('Tensor')
-def _flatten_parameter(tensor):
-    return tensor.reshape(-1)
+from src.optimizer import flatten
 
 
 def average_decay(step, decay):
@@ -32,7 +26,7 @@ class MovingAverage(nn.Cell):
         self.map = ops.HyperMap()
 
     def construct(self, decay):
-        now = ops.concat(self.map(_flatten, self.parameters))
+        now = ops.concat(self.map(flatten, self.parameters))
         return ops.assign(self.average, self.average + (now - self.average) * (1 - decay))
 
     def flat(self):

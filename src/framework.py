@@ -3,14 +3,11 @@
 Everything else imports MindSpore's names from here, so that MindSpore is never imported before the
 libraries it needs are in the process.
 """
-import _thread
 import ctypes
 import glob
 import os
-import signal
 import sys
 import sysconfig
-import threading
 from contextlib import contextmanager
 
 from src import launch
@@ -23,20 +20,6 @@ os.environ.setdefault('GLOG_v', '3')                       # errors only
 os.environ.setdefault('ONEDNN_MAX_CPU_ISA', 'AVX2')
 
 
-def _keep_ctrl_c():
-    """Bring Ctrl-C to Python's handler, also while MindSpore 2 runs a graph: there its own makes a SIGTERM of it.
-
-    SIGINT is blocked in every thread, those of MindSpore inherit that, and one thread waits for it.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-    def wait():
-        while True:
-            signal.sigwait({signal.SIGINT})
-            _thread.interrupt_main()
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def _preload_cuda_wheels():
     """Load the CUDA 11 libraries of the pip wheels nvidia-*-cu11, if they are installed.
 
@@ -44,8 +27,8 @@ def _preload_cuda_wheels():
     they are in the process their names resolve. A system CUDA 11 needs none of this.
     """
     folders = sorted(glob.glob(os.path.join(sysconfig.get_paths()['purelib'], 'nvidia', '*', 'lib')))
-    if not folders:
-        return
+    if not any(glob.glob(os.path.join(folder, 'libcudart.so.11*')) for folder in folders):
+        return          # none, or another package's CUDA 12
     # MindSpore's own version check reads this variable; the loader no longer does.
     os.environ['LD_LIBRARY_PATH'] = ':'.join([os.environ.get('LD_LIBRARY_PATH', '')] + folders).strip(':')
     waiting = [path for folder in folders for path in glob.glob(os.path.join(folder, '*.so*'))]
@@ -91,7 +74,6 @@ def _import_mindspore():
                         % ((error,) + sys.version_info[:2]))
 
 
-_keep_ctrl_c()
 _preload_cuda_wheels()
 mindspore = _import_mindspore()
 
@@ -166,10 +148,13 @@ def _require_gpu(device_id, processes=None):
                                                 if VERSION >= (2, 0) else '', remedy))
 
 
+def precision(level, platform):
+    """`amp_level` with what auto stands for."""
+    return {'auto': 'O0' if platform == 'CPU' else 'O2'}.get(level, level)
+
+
 def set_precision(network, level):
-    """Let `network`, when it is next compiled, compute as `amp_level` in src/config.py says."""
-    if level == 'auto':
-        level = 'O0' if mindspore.get_context('device_target') == 'CPU' else 'O2'
+    """Let `network`, when it is next compiled, compute as `amp_level` O0, O2 or O3 in src/config.py says."""
     network.to_float(mindspore.float16 if level == 'O3' else mindspore.float32)
     if level == 'O2':
         for _, cell in network.cells_and_names():

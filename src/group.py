@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import sys
+import traceback
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -19,17 +21,41 @@ from src.errors import UserError
 from src.framework import Tensor, mindspore, nn, ops
 
 _OWN = ('rank', 'work_nums', 'ckpt_path')      # configuration that each process may have its own way
+_joined = False     # whether this process is in a group
 _PIECE = 4096       # sums of numbers below this are exact in float32, for as many processes
 
 
 def enter(flags, config):
     """Use the device and, with --is_distributed, join the group; sets config.rank and config.group_size."""
+    global _joined
     framework.use_device(flags.platform, flags.device_id, flags.is_distributed)
     if flags.is_distributed:
         config.rank, config.group_size = join(flags.platform)
+        _joined = True
     elif config.group_size > 1:
         raise UserError('group_size %d without --is_distributed True: leave it to the launcher, start with '
                         'scripts/run_distribute_train_for_gpu.sh' % config.group_size)
+
+
+@contextmanager
+def failing_for_all():
+    """A process of a group that fails meanwhile ends at once: MindSpore's own goodbye waits for the others.
+
+    Those may be waiting for it in an exchange; the launcher ends them.
+    """
+    try:
+        yield
+    except BaseException as error:
+        orderly = isinstance(error, SystemExit) and error.code in (None, 0, 130, 143)
+        if _joined and not orderly:
+            if isinstance(error, SystemExit):
+                print(error, file=sys.stderr)
+            else:
+                traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+        raise
 
 
 def join(platform):
@@ -61,7 +87,7 @@ def _hush():
 
 
 class GroupMean(nn.Cell):
-    """construct(x) -> the mean of x over all processes."""
+    """construct(x) -> the mean of x over all processes; of group size 1 the sum."""
 
     def __init__(self, group_size):
         super().__init__()
@@ -72,18 +98,9 @@ class GroupMean(nn.Cell):
         return self.all_reduce(x) * self.share
 
 
-class _Sum(nn.Cell):
-    def __init__(self):
-        super().__init__()
-        self.all_reduce = ops.AllReduce()
-
-    def construct(self, x):
-        return self.all_reduce(x)
-
-
 @lru_cache(None)
 def _sum():
-    return _Sum()
+    return GroupMean(1)
 
 
 def _all_reduce(values):
@@ -96,6 +113,11 @@ def group_sum(values, group_size):
         return values
     low, high = np.split(_all_reduce(np.concatenate([values % _PIECE, values // _PIECE])).astype(np.int64), 2)
     return (low + high * _PIECE).astype(values.dtype)
+
+
+def wait(group_size):
+    """Return once all processes have come here."""
+    group_sum(np.zeros(1, np.int64), group_size)
 
 
 def group_mean(values, group_size):
@@ -141,10 +163,10 @@ def require_agreement(config, arrays, facts):
     facts['code'] = _digest_of_code()
     places = [json.loads(text) for text in gather(json.dumps(facts), config.rank, config.group_size)]
     for rank, there in enumerate(places):
-        for key in sorted(facts):
-            if there[key] != places[0][key]:
+        for key in sorted(set(there) | set(places[0]), key=lambda key: (key != 'code', key)):
+            if there.get(key) != places[0].get(key):
                 raise UserError('rank %d differs from rank 0 in %s (%s, rank 0 has %s): give all ranks the same '
-                                'command, files and versions' % (rank, key, there[key], places[0][key]))
+                                'command, files and versions' % (rank, key, there.get(key), places[0].get(key)))
 
 
 def _digest_of_code():

@@ -1,5 +1,6 @@
 """What a person sees of a training run: a bar on a terminal, lines in a log, rows in metrics.csv."""
 import csv
+import io
 import math
 import os
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from src.errors import UserError
+from src.files import write_text
 
 COLUMNS = ('epoch', 'step', 'learning_rate', 'loss', 'gradient_norm', 'top1', 'top5', 'images_per_second')
 
@@ -21,6 +23,7 @@ class Monitor:
 
     Args:
         folder: where metrics.csv goes; None: silent, without a file (ranks other than 0).
+        rows: those of an earlier process's metrics.csv, lists of text.
         epochs: epochs of the whole run.
         steps: steps per epoch.
         images: images per step, over all processes.
@@ -29,10 +32,11 @@ class Monitor:
             then call `step`, `epoch_sums` and `end_epoch` alike.
     """
 
-    def __init__(self, folder, epochs, steps, images, log_steps, mean=lambda losses: losses):
+    def __init__(self, folder, epochs, steps, images, log_steps, rows=(), mean=lambda losses: losses):
         self.metrics = folder and os.path.join(folder, 'metrics.csv')
         self.terminal = _terminal() if folder else None
         self.epochs, self.steps, self.images, self.log_steps, self.mean = epochs, steps, images, log_steps, mean
+        self.rows = [list(row) for row in rows]
         self.waiting = []                # (epoch, step, loss, norm, learning rate) since the last line
         self.checkpoint = None           # path of the last one written
         self.sums = [0, 0.0, 0.0]        # steps of this epoch, sum of their losses and gradient norms
@@ -65,45 +69,38 @@ class Monitor:
             self.bar.set_postfix_str('loss %.4f, %.1f img/s' % (self.loss, self.speed()))
 
     def end_epoch(self, epoch, learning_rate, accuracy=None):
-        """Epoch `epoch` is over; one row of metrics.csv."""
+        """Epoch `epoch` is over: a row more for `write`, a line of the log."""
         self.bar.close()
         steps, losses, norms = self.epoch_sums()
-        row = (epoch, epoch * self.steps, '%.8g' % learning_rate, '%.6f' % (losses / steps),
-               '%.6f' % (norms / steps), '%.6f' % accuracy.top1 if accuracy else '',
-               '%.6f' % accuracy.top5 if accuracy else '', '%.2f' % self.speed())
-        text = 'epoch %d/%d done: mean loss %s' % (epoch, self.epochs, row[3])
+        self.rows.append([str(epoch), str(epoch * self.steps), '%.8g' % learning_rate, '%.6f' % (losses / steps),
+                          '%.6f' % (norms / steps), '%.6f' % accuracy.top1 if accuracy else '',
+                          '%.6f' % accuracy.top5 if accuracy else '', '%.2f' % self.speed() if self.done else ''])
+        text = 'epoch %d/%d done: mean loss %s' % (epoch, self.epochs, self.rows[-1][3])
         if accuracy:
-            text += ', validation top-1 %.2f%% top-5 %.2f%%' % (100 * accuracy.top1, 100 * accuracy.top5)
-        if self.metrics:
-            rows = self._rows(epoch) + [row]
-            self._write(rows)
-            if accuracy:
-                text += ', best top-1 %.2f%% in epoch %d' % self.best(epoch)
+            text += (', validation top-1 %.2f%% top-5 %.2f%%, best top-1 %.2f%% in epoch %d'
+                     % ((100 * accuracy.top1, 100 * accuracy.top5) + self.best()))
         self.print(text)
 
-    def best(self, epoch):
-        """(validation top-1 in per cent, epoch) of the best epoch up to `epoch`, the earliest; (0, 0) without any."""
-        rows = [row for row in self._rows(epoch + 1) if row[5]] if self.metrics else []
-        top1, negative = max(((float(row[5]), -int(row[0])) for row in rows), default=(0, 0))
+    def write(self):
+        """Write metrics.csv anew.
+
+        Raises:
+            SaveError: the folder cannot be written or the disk is full; the file is as it was.
+        """
+        if self.metrics and self.rows:
+            text = io.StringIO(newline='')
+            csv.writer(text).writerows([COLUMNS] + self.rows)
+            write_text(self.metrics, text.getvalue(), 'make room or choose another --ckpt_path')
+
+    def best(self):
+        """(validation top-1 in per cent, epoch) of the best epoch so far, the earliest; (0, 0) without any."""
+        top1, negative = max(((float(row[5]), -int(row[0])) for row in self.rows if row[5]), default=(0, 0))
         return 100 * top1, -negative
 
     def epoch_sums(self):
         """(steps, sum of losses, sum of gradient norms) of this epoch so far, for a checkpoint."""
         self._read()
         return tuple(self.sums)
-
-    def _rows(self, epoch):
-        """Rows of metrics.csv of the epochs before `epoch`: a resumed run writes later ones anew."""
-        if not os.path.exists(self.metrics):
-            return []
-        with open(self.metrics, newline='') as file:
-            return [row for row in list(csv.reader(file))[1:] if int(row[0]) < epoch]
-
-    def _write(self, rows):
-        unfinished = self.metrics + '.unfinished'
-        with open(unfinished, 'w', newline='') as file:
-            csv.writer(file).writerows([COLUMNS] + rows)
-        os.replace(unfinished, self.metrics)
 
     def pause(self, seconds):
         """Leave `seconds` spent on something else out of the speed."""
@@ -127,7 +124,8 @@ class Monitor:
             if not math.isfinite(self.loss) or not math.isfinite(norm):
                 self.bar.close()
                 raise UserError('training has diverged in epoch %d, step %d: loss %g, gradient norm %g, learning rate '
-                                '%g; the last good checkpoint is %s; lower --lr_init'
+                                '%g; the last good checkpoint is %s; start anew with a lower --lr_init, from it by '
+                                '--pretrained'
                                 % (epoch, step, self.loss, norm, rate, self.checkpoint or 'none'))
             self.sums = [self.sums[0] + 1, self.sums[1] + self.loss, self.sums[2] + norm]
         self.waiting = []

@@ -12,11 +12,11 @@ import numpy as np
 
 from src.framework import Parameter, Tensor, mindspore, nn, ops
 
-_flatten = ops.MultitypeFuncGraph('flatten')
+flatten = ops.MultitypeFuncGraph('flatten')
 _assign_slice = ops.MultitypeFuncGraph('assign_slice')
 
 
-@_flatten.register('Tensor')
+@flatten.register('Tensor')
 def _flatten_tensor(tensor):
     return tensor.reshape(-1)
 
@@ -98,7 +98,7 @@ class FlatRMSProp(nn.Cell):
 
     def flat(self, tensors):
         """One vector of all elements."""
-        return ops.concat(self.map(_flatten, tensors))
+        return ops.concat(self.map(flatten, tensors))
 
     def flat_weights(self):
         """One vector of the decayed weights. A reshaped parameter is a copy, so those of a run share one reshape."""

@@ -12,16 +12,13 @@ STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143, signal.S
 
 
 class StopRequest:
-    """Becomes true when the process is asked to end; `status` is then 128 + the number of SIGTERM or SIGINT."""
+    """Notes that the process is asked to end; `status` is then 128 + the number of SIGTERM or SIGINT, before it 0."""
 
     def __init__(self):
         self.status = 0
         self.first = 0.0
         for number in STATUS:
             signal.signal(number, self._note)   # also where a shell started us with SIGINT ignored
-
-    def __bool__(self):
-        return self.status != 0
 
     def agreed(self, group_size):
         """The status to end with, or 0 to go on: if one process is asked to end, then all are, at the same call."""

@@ -10,6 +10,7 @@ from PIL import Image
 
 from nasnet_a_mobile import NASNetAMobile, initialize
 from src import checkpoint
+from src.errors import UserError
 from src.classify import class_names, imagenet_names, readable
 from tests.conftest import SMALL, run
 
@@ -68,9 +69,15 @@ def test_imagenets_names_are_for_checkpoints_without_a_list(tmp_path):
     names = imagenet_names()
     assert len(names) == 1000 == len(set(names)) and list(names) == sorted(names)
     assert (names['n01440764'], names['n02123045'], names['n15075141']) == ('tench', 'tabby', 'toilet tissue')
-    path = str(tmp_path / 'converted.ckpt')
-    assert readable(class_names(path, 1000), 1000)[0] == 'tench'
-    assert readable(class_names(path, 3), 3) == ['class 0', 'class 1', 'class 2']
+    plain = checkpoint.Checkpoint(str(tmp_path / 'a.ckpt'), {}, {})
+    converted = plain._replace(meta={'source': 'weights.pth (pytorch)'})
+    assert readable(class_names(plain, 1000), 1000)[0] == 'tench'
+    assert readable(class_names(plain, 3), 3) == ['class 0', 'class 1', 'class 2']
+    (tmp_path / 'classes.txt').write_text('dog\ncat\n')
+    assert readable(class_names(plain, 3), 3) == ['dog', 'cat', 'class 2']
+    assert readable(class_names(converted, 1000), 1000)[0] == 'tench'
+    with pytest.raises(UserError, match='has 2 names, but .*a.ckpt 1 classes'):
+        class_names(plain, 1)
 
 
 def test_report(trained, tmp_path):

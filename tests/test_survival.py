@@ -23,6 +23,7 @@ from src.errors import UserError
 from src.framework import Tensor
 from src.image import decode, verify
 from src.monitor import Monitor
+from src.optimizer import FlatRMSProp
 from tests.conftest import ROOT, SMALL_FLAGS, run
 
 
@@ -144,16 +145,40 @@ def test_a_full_disk_may_be_outlived(image_folder, tmp_path):
     process = run('train.py', '--dataset_path', image_folder / 'train', '--ckpt_path', tmp_path, '--epoch_size', 1,
                   '--on_save_error', 'continue', *SMALL_FLAGS,
                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10 ** 6, 10 ** 6)))
-    assert process.returncode == 0 and process.stderr.startswith('warning: error: the checkpoint ')
+    assert process.returncode == 0 and process.stderr.startswith('warning: the checkpoint ')
     assert sorted(os.listdir(str(tmp_path))) == ['classes.txt', 'metrics.csv']
+
+
+@pytest.mark.parametrize('policy,status', [('stop', 1), ('continue', 0)])
+def test_a_disk_that_is_full_to_the_last_byte(image_folder, tmp_path, policy, status):
+    """Not even metrics.csv can be written."""
+    (tmp_path / 'classes.txt').write_text('')
+    process = run('train.py', '--dataset_path', image_folder / 'train', '--eval_dataset_path', image_folder / 'val',
+                  '--ckpt_path', tmp_path, '--epoch_size', 1, '--on_save_error', policy, *SMALL_FLAGS,
+                  preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60, 60)))
+    assert process.returncode == status and 'Traceback' not in process.stderr, process.stderr
+    kind = 'warning' if policy == 'continue' else 'error'
+    assert all(line.startswith(kind + ': ') for line in process.stderr.strip().split('\n')), process.stderr
+    assert ('metrics.csv cannot be written' in process.stderr) == (policy == 'continue')
+    assert os.listdir(str(tmp_path)) == ['classes.txt']
+
+
+def test_auto_never_passes_over_all_checkpoints(image_folder, tmp_path):
+    (tmp_path / 'nasnet-a-mobile-rank0-7_4.ckpt').write_text('damaged')
+    process = run('train.py', '--dataset_path', image_folder / 'train', '--ckpt_path', tmp_path, '--resume', 'auto',
+                  *SMALL_FLAGS)
+    assert process.returncode == 1
+    assert process.stderr.strip().split('\n')[-1].startswith('error: none of the 1 checkpoints in %s can be used' % tmp_path)
+    assert os.listdir(str(tmp_path)) == ['nasnet-a-mobile-rank0-7_4.ckpt']
 
 
 def test_no_room_is_said_at_the_start(monkeypatch, tmp_path):
     network = NASNetAMobile(auxiliary_size=224)
-    checkpoint.check_room(str(tmp_path), network)
+    arrays = checkpoint.state(network, FlatRMSProp(network.trainable_params()))
+    checkpoint.check_room(str(tmp_path), arrays)
     monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda folder: SimpleNamespace(free=80 << 20))
     with pytest.raises(UserError, match='has 80 MiB free, a checkpoint takes 88 MiB: make room'):
-        checkpoint.check_room(str(tmp_path), network)
+        checkpoint.check_room(str(tmp_path), arrays)
 
 
 def test_the_progress_bar_goes_to_the_terminal_alone(monkeypatch, capsys, tmp_path):

@@ -18,7 +18,7 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 from nasnet_a_mobile import initialize  # noqa: E402  pylint: disable=wrong-import-position
-from src import framework, group  # noqa: E402  pylint: disable=wrong-import-position
+from src import group  # noqa: E402  pylint: disable=wrong-import-position
 from src.build import build_network, build_train_step  # noqa: E402  pylint: disable=wrong-import-position
 from src.cli import Parser, make_config  # noqa: E402  pylint: disable=wrong-import-position
 from src.config import presets  # noqa: E402  pylint: disable=wrong-import-position
@@ -38,9 +38,8 @@ SPEEDS = (200, 500, 1000, 2000)     # images a second of one GPU, unknown as lon
 
 def measure(flags, config):
     """Seconds of a step spent on each part by this process -> {part: seconds}."""
-    framework.use_device(flags.platform, flags.device_id, flags.worker > 1)
-    if flags.worker > 1:
-        config.rank, config.group_size = group.join(flags.platform)
+    flags.is_distributed = flags.worker > 1
+    group.enter(flags, config)
     dataset = create_dataset(flags.dataset_path, config, training=True)
     step = build_train_step(initialize(build_network(config, training=True), 1), config).set_train(True)
     mask = Tensor(np.ones((config.batch_size, config.penultimate_filters), np.float32))
@@ -112,6 +111,8 @@ def main():
     parser.add_config_keys()
     flags, given = parser.parse()
     config = make_config(presets[flags.preset], given)
+    if config.accumulation_steps > 1:
+        parser.error('--accumulation_steps would hide what is measured: leave it out')
     if flags.worker:
         numbers = measure(flags, config)
         if config.rank == 0:
