@@ -7,6 +7,7 @@ import csv
 import glob
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,8 @@ pytestmark = pytest.mark.skipif(shutil.which('mpirun') is None,
                                 reason='mpirun is not installed (Debian: apt-get install openmpi-bin)')
 old = pytest.mark.skipif(VERSION < (2, 0), reason='the CPU cluster of MindSpore 1.10 takes too long to form')
 MPIRUN = 'mpirun --quiet --bind-to none --oversubscribe'.split() + ['--allow-run-as-root'] * (os.getuid() == 0)
-FLAGS = SMALL_FLAGS + ['--batch_size', '4']
+# Two batches a step and moving averages, so that these meet ranks too.
+FLAGS = SMALL_FLAGS + '--batch_size 2 --accumulation_steps 2 --ema_decay 0.5'.split()
 LAST = 'nasnet-a-mobile-rank0-2_4.ckpt'
 
 
@@ -45,10 +47,10 @@ def output_of(folder):
         return file.read()
 
 
-def mpirun(*words):
+def mpirun(*words, **options):
     """Run under mpirun -> CompletedProcess."""
     return subprocess.run(MPIRUN + [str(word) for word in words], cwd=ROOT, timeout=600, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, universal_newlines=True)
+                          stderr=subprocess.PIPE, universal_newlines=True, **options)
 
 
 def rows(folder):
@@ -216,6 +218,17 @@ def test_ranks_that_differ_are_told_apart(image_folder, tmp_path):
                      r'rank 0 has 32 images.*\): give all ranks the same command, files and versions$',
                      process.stderr, re.M)
     assert not (tmp_path / 'none').exists()
+
+
+@old
+def test_a_rank_that_fails_alone_ends_the_job(image_folder, tmp_path):
+    """Rank 0 cannot write, while rank 1 waits for it in the next step."""
+    process = mpirun('-n', '2', sys.executable, 'train.py', '--is_distributed', 'True', '--dataset_path',
+                     image_folder / 'train', '--ckpt_path', tmp_path, '--save_checkpoint_steps', '1', *FLAGS,
+                     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10 ** 6, 10 ** 6)))
+    assert process.returncode == 1 and 'Traceback' not in process.stderr
+    assert re.search(r'^error: the checkpoint \S+1_1.ckpt cannot be written', process.stderr, re.M), process.stderr
+    assert processes_of(tmp_path) == {}
 
 
 @old
