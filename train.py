@@ -108,7 +108,7 @@ def train(flags, config):
             return False
 
     def keep(epoch, step, resume_epoch, sums):
-        """Write the checkpoint {epoch}_{step}, from which a run goes on in `resume_epoch` with `sums`, and what it tells.
+        """Write the checkpoint {epoch}_{step}; a run goes on from it in `resume_epoch` with `sums`.
 
         Every rank must come here.
         """
@@ -128,7 +128,7 @@ def train(flags, config):
         monitor.pause(time.time() - paused)
 
     def keep_books():
-        """Bring metrics.csv and the best checkpoint up to date; a run may have been killed, or the disk full, before."""
+        """Bring metrics.csv and the best checkpoint up to date, also after a kill or a full disk."""
         if config.rank == 0:
             saved(monitor.write)
             saved(keep_best, checkpoint_path(config.ckpt_path, 0, monitor.best()[1], steps))

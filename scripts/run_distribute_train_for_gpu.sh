@@ -18,7 +18,8 @@ case $device_num in '' | *[!0-9]* | 0*) fail "DEVICE_NUM must be a number from 1
 [ -d "$data_dir" ] || fail "DATA_DIR $data_dir is not a folder"
 if [ -n "${HOSTFILE:-}" ]; then
     [ -f "$HOSTFILE" ] || fail "HOSTFILE $HOSTFILE is not a file"
-    slots=$(sed -n 's/^[^#]*[[:space:]]slots *= *\([0-9]*\).*/\1/p' "$HOSTFILE" | awk '{ sum += $1 } END { print sum + 0 }')
+    slots=$(sed -n 's/^[^#]*[[:space:]]slots *= *\([0-9]*\).*/\1/p' "$HOSTFILE" |
+        awk '{ sum += $1 } END { print sum + 0 }')
     [ "$slots" -ge "$device_num" ] ||
         fail "HOSTFILE $HOSTFILE has $slots slots, fewer than DEVICE_NUM $device_num: give each line slots=GPUS"
 fi

@@ -168,7 +168,8 @@ def test_auto_never_passes_over_all_checkpoints(image_folder, tmp_path):
     process = run('train.py', '--dataset_path', image_folder / 'train', '--ckpt_path', tmp_path, '--resume', 'auto',
                   *SMALL_FLAGS)
     assert process.returncode == 1
-    assert process.stderr.strip().split('\n')[-1].startswith('error: none of the 1 checkpoints in %s can be used' % tmp_path)
+    last = process.stderr.strip().split('\n')[-1]
+    assert last.startswith('error: none of the 1 checkpoints in %s can be used' % tmp_path)
     assert os.listdir(str(tmp_path)) == ['nasnet-a-mobile-rank0-7_4.ckpt']
 
 
@@ -198,7 +199,8 @@ def test_the_progress_bar_goes_to_the_terminal_alone(monkeypatch, capsys, tmp_pa
 
 def test_a_second_signal_ends_at_once():
     process = subprocess.Popen([sys.executable, '-c', 'import time\nimport src.framework\n'
-                                'from src.signals import StopRequest\nstop = StopRequest()\nprint("ready", flush=True)\nwhile True: time.sleep(0.1)'],
+                                'from src.signals import StopRequest\nstop = StopRequest()\n'
+                                'print("ready", flush=True)\nwhile True: time.sleep(0.1)'],
                                cwd=ROOT, stdout=subprocess.PIPE)
     process.stdout.readline()
     process.send_signal(signal.SIGINT)

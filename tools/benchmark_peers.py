@@ -1,7 +1,8 @@
 """PyTorch, onnxruntime and MindCV as workers of tools/benchmark.py; run by the interpreter PEER_PYTHON.
 
-Needs torch and pretrainedmodels, or onnxruntime, or MindSpore and mindcv. PyTorch does the same work as the suite's: uint8 images in, colour
-jitter and normalisation, dropout, both heads, smoothed loss, global clip, RMSProp, loss and norm read back.
+Needs torch and pretrainedmodels, or onnxruntime, or MindSpore and mindcv. PyTorch does the same work as the suite:
+uint8 images in, colour jitter and normalisation, dropout, both heads, smoothed loss, global clip, RMSProp, loss and
+norm read back.
 """
 import os
 import sys

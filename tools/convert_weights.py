@@ -1,4 +1,6 @@
-"""Turn weights of another framework into a checkpoint: python tools/convert_weights.py --source FILE --output FILE.ckpt.
+"""Turn weights of another framework into a checkpoint.
+
+    python tools/convert_weights.py --source FILE --output FILE.ckpt
 
 Reads the PyTorch port's state dict (.pth, safetensors), Keras's NASNetMobile (.h5, .weights.h5, .keras),
 TF-Slim's checkpoints (V1 and V2) and those of public MindSpore code. Every tensor of the network must be there

@@ -1,4 +1,6 @@
-"""Write a small data set of procedural JPEGs: python tools/make_demo_dataset.py DIR [--train N] [--val N] [--classes NAME...].
+"""Write a small data set of procedural JPEGs.
+
+    python tools/make_demo_dataset.py DIR [--train N] [--val N] [--classes NAME...]
 
 DIR/train/CLASS/*.JPEG and DIR/val/CLASS/*.JPEG hold patterns that neither a mirror, a crop nor a change
 of colour turns into another class. Sizes, aspect ratios, colours, scale, noise, blur and JPEG quality vary.
