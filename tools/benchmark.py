@@ -72,8 +72,8 @@ def peers(flags, config, job):
     """{name: command} of PyTorch in both layouts and of MindCV, as wanted."""
     found = {'pytorch_' + layout: command(flags, config, job, 'benchmark_peers.py', layout=layout)
              for layout in ('nchw', 'channels_last') if 'pytorch' in flags.peer}
-    if 'mindcv' in flags.peer:
-        found['mindcv'] = command(flags, config, 'mindcv_' + job, 'benchmark_peers.py')
+    for tuned in (False, True) if 'mindcv' in flags.peer else ():       # as it comes, and with the suite's oneDNN
+        found['mindcv' + '_tuned' * tuned] = command(flags, config, 'mindcv_' + job, 'benchmark_peers.py', tuned=tuned)
     return found
 
 
