@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import namedtuple
 
@@ -87,23 +86,10 @@ class Cluster:
 
 def _start_scheduler():
     """Start the scheduler and leave it: it ends after the last rank, or soon after the death of this one."""
-    return subprocess.Popen([sys.executable, '-c', 'from src.launch import schedule; schedule(%d)' % os.getpid()],
+    return subprocess.Popen([sys.executable, '-c', 'from src.group import schedule; schedule(%d)' % os.getpid()],
                             cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))), stdin=subprocess.DEVNULL,
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
                             env=dict(os.environ, MS_ROLE='MS_SCHED', MS_NODE_ID='scheduler'))
-
-
-def schedule(parent):
-    """Be the scheduler of the cluster, for the rank that is process `parent`."""
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        time.sleep(10)      # the other ranks may be saying goodbye
-        os._exit(0)
-    threading.Thread(target=watch, daemon=True).start()
-    from src import framework  # pylint: disable=import-outside-toplevel
-    framework.use_device('CPU')
-    framework.mindspore.communication.init()
 
 
 def _publish_port(attempt):
