@@ -186,8 +186,8 @@ def test_paths_and_flags_named_in_the_readme_exist(readme):
     keys = set(nasnet_a_mobile_config_gpu)
     known = keys | {'dataset_path', 'eval_dataset_path', 'platform', 'device_id', 'is_distributed', 'preset', 'resume',
                     'checkpoint', 'ckpt_file', 'file_format', 'file_name', 'pretrained', 'weights', 'image', 'format',
-                    'report', 'source', 'output', 'peer', 'ranks', 'worker_num', 'local_worker_num', 'master_addr',
-                    'master_port', 'join', 'log_dir', 'bind'}
+                    'report', 'source', 'output', 'peer', 'ranks', 'steps', 'worker_num', 'local_worker_num',
+                    'master_addr', 'master_port', 'join', 'log_dir', 'bind'}
     for flag in re.findall(r'--(\w+)', text):
         assert flag in known, flag
     for key in keys:
