@@ -49,7 +49,6 @@ def parse(argv=None):
 def train(flags, config):
     """Train as `config` says; returns the path of the last checkpoint (None on ranks that write none)."""
     group.enter(flags, config)
-    config.amp_level = framework.precision(config.amp_level, flags.platform)
     dataset = create_dataset(flags.dataset_path, config, training=True)
     validation = flags.eval_dataset_path and create_dataset(flags.eval_dataset_path, config, training=False,
                                                             class_names=dataset.class_names)

@@ -28,9 +28,10 @@ _PIECE = 4096       # sums of numbers below this are exact in float32, for as ma
 
 
 def enter(flags, config):
-    """Use the device and, with --is_distributed, join the group; sets config.rank and config.group_size."""
+    """Use the device and, with --is_distributed, join the group; sets config.rank, group_size and amp_level."""
     global _joined
     framework.use_device(flags.platform, flags.device_id, flags.is_distributed)
+    config.amp_level = framework.precision(config.amp_level, flags.platform)
     if flags.is_distributed:
         config.rank, config.group_size = join(flags.platform)
         _joined = True

@@ -16,6 +16,7 @@ def main(settings):
     config = SimpleNamespace(**settings['config'])
     from src import framework
     framework.use_device(settings['platform'], settings['device_id'])
+    config.amp_level = framework.precision(config.amp_level, settings['platform'])
     facts = {'name': 'this suite, MindSpore %s' % framework.mindspore.__version__}
     job = {'step': training_step, 'eval': evaluation, 'input': suite_input, 'mindspore_input': mindspore_input,
            'compile': compile_step, 'kernels': kernels, 'checkpoint': checkpoint, 'scale': scale,
