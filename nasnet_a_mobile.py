@@ -12,7 +12,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from src.framework import cut, nn, ops
+from src.framework import cut, mindspore, nn, ops
 from src.merge import common_name, plain_values, program, set_plain_values
 
 # A block adds left(state[i]) and right(state[j]). Hidden state 0 is the squeezed current input,
@@ -70,8 +70,11 @@ class Depthwise(nn.Cell):
         self.split = ops.Split(1, len(kernels))     # one kernel, and its gradient one; it makes equal pieces only
         self.convs = nn.CellList([conv(channels, channels, kernel_size, stride, group=channels)
                                   for kernel_size, channels in kernels])
+        self.own_kernels = None                      # set by src/depthwise.py
 
     def construct(self, x):
+        if self.own_kernels is not None and x.dtype == mindspore.float32:
+            return self.own_kernels(x)
         if len(self.shares) == 1:
             return self.convs[0](x)
         pieces = self.split(x) if self.alike else cut(x, self.shares)

@@ -18,6 +18,8 @@ os.environ.setdefault('GLOG_v', '3')                       # errors only
 # CPU alone: from AVX-512 on, the oneDNN of MindSpore 2.10 runs most of these convolutions by its
 # reference code (`ONEDNN_VERBOSE=1` shows jit_uni_ncsp:conv+ref:any), ten times slower than its AVX2 code.
 os.environ.setdefault('ONEDNN_MAX_CPU_ISA', 'AVX2')
+# CPU alone: OpenMP's idle threads would keep the cores busy that the next operator needs.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 
 def _preload_cuda_wheels():

@@ -66,6 +66,7 @@ class FlatRMSProp(nn.Cell):
         self.inverse_scale = 1.0 / loss_scale if self.dynamic_scale is None else None
         self.reduce_mean = reduce_mean
         self.map = ops.HyperMap()
+        self.rsqrt = ops.Rsqrt()
 
     def construct(self, gradients, learning_rate):
         decayed, plain = self.vectors(gradients)
@@ -123,7 +124,7 @@ class FlatRMSProp(nn.Cell):
             going = 1 - stop.astype(mindspore.float32)
             momentum = self.momentum * going + (1 - going)
         new_square = mean_square + (gradient * gradient - mean_square) * ((1 - self.decay) * going)
-        new_moment = momentum * moment + learning_rate * gradient / ops.sqrt(new_square + self.eps)
+        new_moment = momentum * moment + learning_rate * gradient * self.rsqrt(new_square + self.eps)
         ops.assign(mean_square, new_square)
         ops.assign(moment, new_moment)
         return new_moment if stop is None else new_moment * going

@@ -1,6 +1,7 @@
 """One step of training as one compiled function of its inputs; what runs on the device is here."""
 import numpy as np
 
+from src.depthwise import use_own_kernels
 from src.framework import Parameter, Tensor, mindspore, nn, ops, set_precision
 
 # Rec. 601 luma, the weights Pillow's and torchvision's grey conversion use.
@@ -15,23 +16,38 @@ class Preprocess(nn.Cell):
     each pixel's grey), in this order and clipped after each, as torchvision's ColorJitter does.
     """
 
+    # Each change of colour is an affine map of a pixel, so a matrix on (red, green, blue, 1): one product instead of
+    # five operations on whole images, which a CPU would broadcast by lists of indices larger than the images.
+    # White is 6, because ReLU6 clips by one kernel.
+    WHITE = 6.0
+
     def __init__(self):
         super().__init__()
-        self.luma = Tensor(LUMA, mindspore.float32).reshape(1, 3, 1, 1)
+        self.keep_one = self.matrix(np.diag([0, 0, 0, 1]))
+        self.factor = self.matrix(np.diag([1, 1, 1, 0]))
+        self.offset = self.matrix([[0, 0, 0, 1]] * 3 + [[0, 0, 0, 0]])
+        self.grey = self.matrix([[*LUMA, 0]] * 3)
+        self.luma = Tensor((*LUMA, 0), mindspore.float32)
+        self.clip = nn.ReLU6()
+
+    @staticmethod
+    def matrix(rows):
+        """(1, rows, columns) float32"""
+        return Tensor(np.array([rows], np.float32))
 
     def construct(self, images, color=None):
-        x = ops.transpose(images.astype(mindspore.float32), (0, 3, 1, 2)) * (1 / 255.0)
-        if color is not None:
-            color = color.reshape(-1, 3, 1, 1)
-            x = self.clip(x * color[:, 0:1])
-            mean = (x * self.luma).sum(1, keepdims=True).mean((2, 3), keep_dims=True)
-            x = self.clip(mean + (x - mean) * color[:, 1:2])
-            grey = (x * self.luma).sum(1, keepdims=True)
-            x = self.clip(grey + (x - grey) * color[:, 2:3])
-        return x * 2 - 1
-
-    def clip(self, x):
-        return ops.clip_by_value(x, Tensor(0, mindspore.float32), Tensor(1, mindspore.float32))
+        x = ops.transpose(images.astype(mindspore.float32), (0, 3, 1, 2))
+        if color is None:
+            return x * (2 / 255.0) - 1      # 1.10 divides whole numbers as C does
+        color = color.reshape(-1, 3, 1, 1)
+        brightness, contrast, saturation = color[:, 0], color[:, 1], color[:, 2]
+        shape = x.shape
+        x = ops.concat((x, ops.ones((shape[0], 1) + shape[2:], mindspore.float32)), 1).reshape(shape[0], 4, -1)
+        x = self.clip(ops.matmul(brightness * (self.WHITE / 255) * self.factor + self.keep_one, x))
+        mean = (x.mean(2) * self.luma).sum(1).reshape(-1, 1, 1)
+        x = self.clip(ops.matmul(contrast * self.factor + (1 - contrast) * mean * self.offset + self.keep_one, x))
+        x = self.clip(ops.matmul(saturation * self.factor[:, :3] + (1 - saturation) * self.grey, x))
+        return x.reshape(shape) * (2 / self.WHITE) - 1
 
 
 class TrainStep(nn.Cell):
@@ -53,7 +69,7 @@ class TrainStep(nn.Cell):
     def __init__(self, network, loss, optimizer, loss_scale=1, average=None, frozen=(), accumulation_steps=1,
                  amp_level='O0'):
         super().__init__(auto_prefix=False)
-        self.network = network
+        self.network = use_own_kernels(network) if amp_level == 'O0' else network
         self.loss = loss
         self.optimizer = optimizer
         self.preprocess = Preprocess()
@@ -162,7 +178,7 @@ class EvalStep(nn.Cell):
 
     def __init__(self, network, amp_level='O0'):
         super().__init__(auto_prefix=False)
-        self.network = network
+        self.network = use_own_kernels(network) if amp_level == 'O0' else network
         self.amp_level = amp_level      # that the network is trained at
         self.preprocess = Preprocess()
         self.has_auxiliary = network.auxiliary_head is not None
