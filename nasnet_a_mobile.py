@@ -57,7 +57,9 @@ class Identity(nn.Cell):
 
 
 class Depthwise(nn.Cell):
-    """Depthwise convolutions of several kernel sizes, each of its share of the channels.
+    """ReLU and depthwise convolutions of several kernel sizes, each of its share of the channels.
+
+    construct(inputs ((N, C_i, H, W), ...)) -> (N, sum of C_i, H / stride, W / stride)
 
     Args:
         kernels: ((kernel size, channels), ...), in the order of the channels.
@@ -68,13 +70,15 @@ class Depthwise(nn.Cell):
         self.shares = tuple(channels for _, channels in kernels)
         self.alike = len(set(self.shares)) == 1
         self.split = ops.Split(1, len(kernels))     # one kernel, and its gradient one; it makes equal pieces only
+        self.relu = nn.ReLU()
         self.convs = nn.CellList([conv(channels, channels, kernel_size, stride, group=channels)
                                   for kernel_size, channels in kernels])
-        self.own_kernels = None                      # set by src/depthwise.py
+        self.own_kernels = None                     # src/depthwise.py sets it where it pays
 
-    def construct(self, x):
-        if self.own_kernels is not None and x.dtype == mindspore.float32:
-            return self.own_kernels(x)
+    def construct(self, inputs):
+        if self.own_kernels is not None and inputs[0].dtype == mindspore.float32:
+            return self.own_kernels(inputs)
+        x = self.relu(ops.concat(inputs, 1) if len(inputs) > 1 else inputs[0])
         if len(self.shares) == 1:
             return self.convs[0](x)
         pieces = self.split(x) if self.alike else cut(x, self.shares)
@@ -89,8 +93,8 @@ class Depthwise(nn.Cell):
 class SeparableConv(nn.Cell):
     """Separable convolutions side by side: ReLU, depthwise, pointwise, BN, twice.
 
-    construct(x (N, count * in_channels, H, W)) -> (N, count * out_channels, H / stride, W / stride). The stride is in
-    the first depthwise convolution.
+    construct(inputs, count of (N, in_channels, H, W)) -> count of (N, out_channels, H / stride, W / stride), tuples.
+    The stride is in the first depthwise convolution.
 
     Args:
         kernels: ((kernel size, how many separable convolutions of it), ...); their sum is count.
@@ -99,17 +103,18 @@ class SeparableConv(nn.Cell):
     def __init__(self, kernels, in_channels, out_channels, stride, decay):
         super().__init__()
         count = sum(number for _, number in kernels)
-        self.relu = nn.ReLU()
         self.depthwise_1 = Depthwise([(size, number * in_channels) for size, number in kernels], stride)
         self.pointwise_1 = conv(count * in_channels, count * out_channels, group=count)
         self.bn_1 = batch_norm(count * out_channels, decay)
         self.depthwise_2 = Depthwise([(size, number * out_channels) for size, number in kernels])
         self.pointwise_2 = conv(count * out_channels, count * out_channels, group=count)
         self.bn_2 = batch_norm(count * out_channels, decay)
+        self.split = ops.Split(1, count)
 
-    def construct(self, x):
-        x = self.bn_1(self.pointwise_1(self.depthwise_1(self.relu(x))))
-        return self.bn_2(self.pointwise_2(self.depthwise_2(self.relu(x))))
+    def construct(self, inputs):
+        x = self.bn_1(self.pointwise_1(self.depthwise_1(inputs)))
+        x = self.bn_2(self.pointwise_2(self.depthwise_2((x,))))
+        return self.split(x) if len(inputs) > 1 else (x,)
 
 
 class Squeeze(nn.Cell):
@@ -171,7 +176,7 @@ class Cell(nn.Cell):
             return pool(int(step.operation[-1]), stride if on_input else 1, pad_mode='same')
         self.steps = nn.CellList([operation(step) for step in steps])
         self.branches = tuple(tuple(names for _, names in step.kernels) for step in steps)
-        self.adds = tuple(step.operation == 'add' for step in steps)
+        self.operations = tuple(step.operation for step in steps)
         self.reads = tuple(step.reads for step in steps)
         self.outputs = tuple(states[i] for i in genotype.concat)
 
@@ -179,23 +184,23 @@ class Cell(nn.Cell):
         values = (self.squeeze(current), self.adjust(previous))
         position = 0
         for step in self.steps:
-            reads = self.reads[position]
-            if self.adds[position]:
-                values += (values[reads[0]] + values[reads[1]],)
-            elif len(reads) == 1:
-                values += (step(values[reads[0]]),)
+            chosen = pick(values, self.reads[position])
+            if self.operations[position] == 'sep':
+                values += step(chosen)
+            elif self.operations[position] == 'add':
+                values += (chosen[0] + chosen[1],)
             else:
-                values += ops.Split(1, len(reads))(step(pick(values, reads)))
+                values += (step(chosen[0]),)
             position += 1
-        return pick(values, self.outputs)
+        return ops.concat(pick(values, self.outputs), 1)
 
 
 def pick(values, positions):
-    """The values at some positions, concatenated along their channels."""
+    """The values at some positions."""
     chosen = ()
     for i in positions:
         chosen += (values[i],)
-    return ops.concat(chosen, 1)
+    return chosen
 
 
 class AuxiliaryHead(nn.Cell):

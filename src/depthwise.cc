@@ -1,7 +1,7 @@
-// Depthwise convolutions of several kernel sizes, padded 'same', on the CPU: forward and backward kernels in the form
-// that MindSpore's Custom operators of type "aot" call.
+// ReLU and depthwise convolutions of several kernel sizes, padded 'same', on the CPU: forward and backward kernels in
+// the form that MindSpore's Custom operators of type "aot" call.
 //
-// The channels of x (N, C, H, W) are shared out among the weights (C_1, 1, K_1, K_1), (C_2, 1, K_2, K_2), ... in
+// The channels of the inputs (N, C_i, H, W), one after another, are shared out among the weights (D_j, 1, K_j, K_j) in
 // their order. Everything is a loop over planes (one channel of one image). A plane is copied with its padding into
 // stride x stride phases, each a stride-1 image with rows `pitch` apart; an output with rows as far apart is then, for
 // every tap of the kernel, one long product of a factor and a shifted phase, whatever the stride and the kernel. The
@@ -10,7 +10,6 @@
 // A result does not depend on the number of threads: no sum is shared by two.
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 namespace {
@@ -63,15 +62,18 @@ struct Side {
         phase_size(out_size + (kernel - 1) / stride) {}
 };
 
-// The planes of the channels that one weight convolves.
+// Channels next to each other that belong to one input and one weight.
 struct Share {
-  int64_t images, all_channels, first, channels, kernel, taps, stride;
+  int64_t input, input_channels, input_first;     // number of the input, its channels, the first of the share
+  int64_t weight, weight_first;
+  int64_t first, all_channels, channels;          // among the channels of the output
+  int64_t images, kernel, taps, stride;
   Side rows, columns;
-  int64_t pitch, phase;           // floats from row to row, from phase to phase
-  std::vector<int64_t> offsets;   // of each tap among the phases
+  int64_t pitch, phase;                           // floats from row to row, from phase to phase
+  std::vector<int64_t> offsets;                   // of each tap among the phases
 
-  Share(const int64_t *x, const int64_t *w, const int64_t *y, int64_t first)
-      : images(x[0]), all_channels(x[1]), first(first), channels(w[0]), kernel(w[2]), taps(kernel * kernel),
+  Share(const int64_t *x, const int64_t *w, const int64_t *y)
+      : images(x[0]), kernel(w[2]), taps(kernel * kernel),
         stride(std::max((x[2] + y[2] - 1) / y[2], (x[3] + y[3] - 1) / y[3])), rows(x[2], y[2], stride, kernel),
         columns(x[3], y[3], stride, kernel), pitch(columns.phase_size),
         phase(whole_lanes(rows.phase_size * pitch + kernel) + kLanes) {
@@ -80,104 +82,151 @@ struct Share {
         offsets.push_back(((i % stride) * stride + j % stride) * phase + (i / stride) * pitch + j / stride);
   }
 
-  int64_t plane(int64_t image, int64_t channel) const { return image * all_channels + first + channel; }
-  int64_t out_size() const { return whole_lanes(rows.out_size * pitch); }
+  int64_t phases() const { return stride * stride; }
+  int64_t in(int64_t image, int64_t channel) const {
+    return (image * input_channels + input_first + channel) * rows.size * columns.size;
+  }
+  int64_t out(int64_t image, int64_t channel) const {
+    return (image * all_channels + first + channel) * rows.out_size * columns.out_size;
+  }
+  int64_t flat_size() const { return whole_lanes(rows.out_size * pitch); }
 
-  // Copies between an image and its phases (forth or back), row by row.
-  template <bool kForth, typename Image, typename Phases>
-  void copy(Image *image, Phases *phases) const {
+  // each(position in a plane of the input, position among its phases) for all pixels
+  template <typename Each>
+  void for_pixels(Each each) const {
     for (int64_t i = 0; i < rows.size; ++i) {
       const int64_t row = i + rows.before;
       for (int64_t rest = 0; rest < stride; ++rest) {
         const int64_t first_column = ((rest - columns.before) % stride + stride) % stride;
-        Image *from = image + i * columns.size;
-        Phases *to = phases + (row % stride * stride + rest) * phase + row / stride * pitch
+        const int64_t from = i * columns.size + first_column, count = (columns.size - first_column + stride - 1) / stride;
+        const int64_t to = (row % stride * stride + rest) * phase + row / stride * pitch
             + (first_column + columns.before) / stride;
-        for (int64_t j = first_column; j < columns.size; j += stride, ++to)
-          if constexpr (kForth) *to = from[j]; else from[j] = *to;
+        if (stride == 1) {
+#pragma GCC ivdep
+          for (int64_t j = 0; j < count; ++j) each(from + j, to + j);
+        } else {
+#pragma GCC ivdep
+          for (int64_t j = 0; j < count; ++j) each(from + j * stride, to + j);
+        }
       }
     }
   }
+
+  // Not while copying: pixels of two phases alternate, and a branch for each would be mispredicted.
+  void relu_to_phases(const float *x, float *to) const {
+    for_pixels([=](int64_t pixel, int64_t at) { to[at] = x[pixel]; });
+    for (int64_t i = 0; i < phases() * phase; ++i) to[i] = to[i] < 0 ? 0 : to[i];     // NaN stays NaN
+  }
 };
 
-template <typename Each>
-void for_shares(const int64_t *x, int64_t **weights, int64_t count, const int64_t *y, Each each) {
-  for (int64_t number = 0, first = 0; number < count; first += weights[number][0], ++number)
-    each(number, Share(x, weights[number], y, first));
-}
+// The tensors of a call: inputs, weights and what follows.
+struct Call {
+  void **params;
+  int64_t **shapes;
+  int64_t inputs, weights;
 
-const float *input(void **params, int64_t number) { return static_cast<const float *>(params[number]); }
-float *output(void **params, int64_t number) { return static_cast<float *>(params[number]); }
+  Call(int64_t nparam, void **params, int64_t **shapes, bool gradients)
+      : params(params), shapes(shapes), inputs(1) {
+    const int64_t both = gradients ? (nparam - 1) / 2 : nparam - 1;
+    // As many inputs as make up the channels of the weights behind them.
+    int64_t channels = shapes[0][1], others = 0;
+    for (int64_t i = 1; i < both; ++i) others += shapes[i][0];
+    while (channels < others) {
+      others -= shapes[inputs][0];
+      channels += shapes[inputs++][1];
+    }
+    weights = both - inputs;
+  }
+
+  const float *read(int64_t number) const { return static_cast<const float *>(params[number]); }
+  float *write(int64_t number) const { return static_cast<float *>(params[number]); }
+
+  std::vector<Share> shares() const {
+    std::vector<Share> all;
+    const int64_t *y = shapes[inputs + weights];
+    int64_t input = 0, input_first = 0, weight = 0, weight_first = 0, first = 0;
+    while (input < inputs && weight < weights) {
+      const int64_t *x_shape = shapes[input], *w_shape = shapes[inputs + weight];
+      Share share(x_shape, w_shape, y);
+      share.input = input, share.input_channels = x_shape[1], share.input_first = input_first;
+      share.weight = weight, share.weight_first = weight_first;
+      share.first = first, share.all_channels = y[1];
+      share.channels = std::min(x_shape[1] - input_first, w_shape[0] - weight_first);
+      all.push_back(share);
+      first += share.channels, input_first += share.channels, weight_first += share.channels;
+      if (input_first == x_shape[1]) ++input, input_first = 0;
+      if (weight_first == w_shape[0]) ++weight, weight_first = 0;
+    }
+    return all;
+  }
+};
 }  // namespace
 
-// x, weights -> y
+// inputs, weights -> y
 extern "C" int forward(int nparam, void **params, int *, int64_t **shapes, const char **, void *, void *) {
-  const float *x = input(params, 0);
-  float *y = output(params, nparam - 1);
-  for_shares(shapes[0], shapes + 1, nparam - 2, shapes[nparam - 1], [&](int64_t number, const Share &share) {
-    const float *weight = input(params, 1 + number);
-    const int64_t in_plane = share.rows.size * share.columns.size, width = share.columns.out_size,
-        out_plane = share.rows.out_size * width;
+  const Call call(nparam, params, shapes, false);
+  const std::vector<Share> shares = call.shares();
 #pragma omp parallel
-    {
-      std::vector<float> phases(share.stride * share.stride * share.phase), flat(share.out_size());
-#pragma omp for collapse(2)
+  for (const Share &share : shares) {
+    const float *x = call.read(share.input), *weight = call.read(call.inputs + share.weight);
+    float *y = call.write(nparam - 1);
+    std::vector<float> phases(share.phases() * share.phase), flat(share.flat_size());
+#pragma omp for collapse(2) nowait
       for (int64_t image = 0; image < share.images; ++image)
         for (int64_t channel = 0; channel < share.channels; ++channel) {
-          const int64_t plane = share.plane(image, channel);
-          share.copy<true>(x + plane * in_plane, phases.data());
-          correlate(phases.data(), share.offsets.data(), weight + channel * share.taps, share.taps, flat.data(),
-                    share.out_size());
+          share.relu_to_phases(x + share.in(image, channel), phases.data());
+          correlate(phases.data(), share.offsets.data(), weight + (share.weight_first + channel) * share.taps,
+                    share.taps, flat.data(), share.flat_size());
           for (int64_t i = 0; i < share.rows.out_size; ++i)
-            std::copy_n(flat.data() + i * share.pitch, width, y + plane * out_plane + i * width);
+            std::copy_n(flat.data() + i * share.pitch, share.columns.out_size,
+                        y + share.out(image, channel) + i * share.columns.out_size);
         }
-    }
-  });
+  }
   return 0;
 }
 
-// x, weights, gradient of y -> gradients of x and of the weights
+// inputs, weights, gradient of y -> gradients of the inputs and of the weights
 extern "C" int backward(int nparam, void **params, int *, int64_t **shapes, const char **, void *, void *) {
-  const int64_t weights = (nparam - 3) / 2;
-  const float *x = input(params, 0), *y_gradient = input(params, 1 + weights);
-  float *x_gradient = output(params, 2 + weights);
-  for_shares(shapes[0], shapes + 1, weights, shapes[1 + weights], [&](int64_t number, const Share &share) {
-    const float *weight = input(params, 1 + number);
-    float *weight_gradient = output(params, 3 + weights + number);
-    const int64_t in_plane = share.rows.size * share.columns.size, width = share.columns.out_size,
-        out_plane = share.rows.out_size * width, phases_count = share.stride * share.stride,
-        phase_size = whole_lanes(share.rows.phase_size * share.pitch),
+  const Call call(nparam, params, shapes, true);
+  const int64_t both = call.inputs + call.weights;
+  const std::vector<Share> shares = call.shares();
+#pragma omp parallel
+  for (const Share &share : shares) {
+    const float *x = call.read(share.input), *weight = call.read(call.inputs + share.weight),
+        *y_gradient = call.read(both);
+    float *x_gradient = call.write(both + 1 + share.input),
+        *weight_gradient = call.write(both + 1 + call.inputs + share.weight);
+    const int64_t phase_size = whole_lanes(share.rows.phase_size * share.pitch),
         lead = (share.kernel - 1) / share.stride * (share.pitch + 1);   // the largest shift within a phase
     // A phase's gradient is the gradient of y under the taps that read the phase, shifted the other way.
-    std::vector<std::vector<int64_t>> taps(phases_count), shifts(phases_count);
+    std::vector<std::vector<int64_t>> taps(share.phases()), shifts(share.phases());
     for (int64_t tap = 0; tap < share.taps; ++tap) {
       taps[share.offsets[tap] / share.phase].push_back(tap);
       shifts[share.offsets[tap] / share.phase].push_back(lead - share.offsets[tap] % share.phase);
     }
-#pragma omp parallel
-    {
-      std::vector<float> phases(phases_count * share.phase), gradients(phases_count * share.phase),
-          flat(lead + phase_size + kLanes), factors(share.taps);
-#pragma omp for
+    std::vector<float> phases(share.phases() * share.phase), gradients(phases.size()),
+        flat(lead + phase_size + kLanes), factors(share.taps);
+#pragma omp for nowait
       for (int64_t channel = 0; channel < share.channels; ++channel) {
-        float *sums = weight_gradient + channel * share.taps;
-        std::fill_n(sums, share.taps, 0.0f);
+        const int64_t kernel_at = (share.weight_first + channel) * share.taps;
+        std::fill_n(weight_gradient + kernel_at, share.taps, 0.0f);
         for (int64_t image = 0; image < share.images; ++image) {
-          const int64_t plane = share.plane(image, channel);
-          share.copy<true>(x + plane * in_plane, phases.data());
+          share.relu_to_phases(x + share.in(image, channel), phases.data());
           for (int64_t i = 0; i < share.rows.out_size; ++i)
-            std::copy_n(y_gradient + plane * out_plane + i * width, width, flat.data() + lead + i * share.pitch);
-          dot(phases.data(), share.offsets.data(), share.taps, flat.data() + lead, share.out_size(), sums);
-          for (int64_t phase = 0; phase < phases_count; ++phase) {
-            for (size_t i = 0; i < taps[phase].size(); ++i)
-              factors[i] = weight[channel * share.taps + taps[phase][i]];
+            std::copy_n(y_gradient + share.out(image, channel) + i * share.columns.out_size, share.columns.out_size,
+                        flat.data() + lead + i * share.pitch);
+          dot(phases.data(), share.offsets.data(), share.taps, flat.data() + lead, share.flat_size(),
+              weight_gradient + kernel_at);
+          for (int64_t phase = 0; phase < share.phases(); ++phase) {
+            for (size_t i = 0; i < taps[phase].size(); ++i) factors[i] = weight[kernel_at + taps[phase][i]];
             correlate(flat.data(), shifts[phase].data(), factors.data(), taps[phase].size(),
                       gradients.data() + phase * share.phase, phase_size);
           }
-          share.copy<false>(x_gradient + plane * in_plane, gradients.data());
+          float *from = gradients.data(), *to = x_gradient + share.in(image, channel);
+          for (size_t i = 0; i < gradients.size(); ++i) from[i] = phases[i] > 0 ? from[i] : 0;
+          share.for_pixels([=](int64_t pixel, int64_t at) { to[pixel] = from[at]; });
         }
       }
-    }
-  });
+  }
   return 0;
 }
