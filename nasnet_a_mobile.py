@@ -59,7 +59,7 @@ class Identity(nn.Cell):
 class Depthwise(nn.Cell):
     """ReLU and depthwise convolutions of several kernel sizes, each of its share of the channels.
 
-    construct(inputs ((N, C_i, H, W), ...)) -> (N, sum of C_i, H / stride, W / stride)
+    construct(*inputs (N, C_i, H, W)) -> (N, sum of C_i, H / stride, W / stride)
 
     Args:
         kernels: ((kernel size, channels), ...), in the order of the channels.
@@ -75,7 +75,7 @@ class Depthwise(nn.Cell):
                                   for kernel_size, channels in kernels])
         self.own_kernels = None                     # src/depthwise.py sets it where it pays
 
-    def construct(self, inputs):
+    def construct(self, *inputs):
         if self.own_kernels is not None and inputs[0].dtype == mindspore.float32:
             return self.own_kernels(inputs)
         x = self.relu(ops.concat(inputs, 1) if len(inputs) > 1 else inputs[0])
@@ -93,7 +93,7 @@ class Depthwise(nn.Cell):
 class SeparableConv(nn.Cell):
     """Separable convolutions side by side: ReLU, depthwise, pointwise, BN, twice.
 
-    construct(inputs, count of (N, in_channels, H, W)) -> count of (N, out_channels, H / stride, W / stride), tuples.
+    construct(*inputs (N, in_channels, H, W)), count of them -> tuple of as many (N, out_channels, H / stride, W / stride).
     The stride is in the first depthwise convolution.
 
     Args:
@@ -111,9 +111,9 @@ class SeparableConv(nn.Cell):
         self.bn_2 = batch_norm(count * out_channels, decay)
         self.split = ops.Split(1, count)
 
-    def construct(self, inputs):
-        x = self.bn_1(self.pointwise_1(self.depthwise_1(inputs)))
-        x = self.bn_2(self.pointwise_2(self.depthwise_2((x,))))
+    def construct(self, *inputs):
+        x = self.bn_1(self.pointwise_1(self.depthwise_1(*inputs)))
+        x = self.bn_2(self.pointwise_2(self.depthwise_2(x)))
         return self.split(x) if len(inputs) > 1 else (x,)
 
 
@@ -186,7 +186,7 @@ class Cell(nn.Cell):
         for step in self.steps:
             chosen = pick(values, self.reads[position])
             if self.operations[position] == 'sep':
-                values += step(chosen)
+                values += step(*chosen)
             elif self.operations[position] == 'add':
                 values += (chosen[0] + chosen[1],)
             else:
