@@ -12,6 +12,7 @@ from src.checkpoint import NO_AUXILIARY_HEAD, load, network_config, restore, sta
 from src.classify import class_names, classify, find_images, readable, show
 from src.cli import Parser, boolean, make_config
 from src.dataset import create_dataset
+from src.depthwise import use_own_kernels
 from src.evaluation import evaluate
 from src.fold import fold
 from src.train_step import EvalStep
@@ -48,7 +49,7 @@ def main(flags, checkpoint, config):
     files = flags.image and find_images(flags.image)
     network = build_network(config, training=False)
     restore(checkpoint, network, flags.weights)
-    step = EvalStep(fold(network))
+    step = EvalStep(use_own_kernels(fold(network)))
     if flags.image:
         config.batch_size = min(config.batch_size, len(files))
         return 1 if show(classify(step, files, config), names, flags.format) else 0

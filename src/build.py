@@ -1,5 +1,6 @@
 """The network and its training step as a configuration asks for them."""
 from nasnet_a_mobile import NASNetAMobile
+from src.depthwise import use_own_kernels
 from src.ema import MovingAverage
 from src.group import GroupMean
 from src.loss import NASNetLoss
@@ -28,5 +29,7 @@ def build_train_step(network, config):
                             config.opt_eps, config.clip_norm, loss_scale,
                             GroupMean(config.group_size) if config.group_size > 1 else None)
     average = MovingAverage(network) if config.ema_decay else None
+    if config.amp_level == 'O0':
+        use_own_kernels(network)
     return TrainStep(network, loss, optimizer, loss_scale, average, frozen, config.accumulation_steps,
                      config.amp_level)

@@ -1,7 +1,6 @@
 """One step of training as one compiled function of its inputs; what runs on the device is here."""
 import numpy as np
 
-from src.depthwise import use_own_kernels
 from src.framework import Parameter, Tensor, mindspore, nn, ops, set_precision
 
 # Rec. 601 luma, the weights Pillow's and torchvision's grey conversion use.
@@ -69,7 +68,7 @@ class TrainStep(nn.Cell):
     def __init__(self, network, loss, optimizer, loss_scale=1, average=None, frozen=(), accumulation_steps=1,
                  amp_level='O0'):
         super().__init__(auto_prefix=False)
-        self.network = use_own_kernels(network) if amp_level == 'O0' else network
+        self.network = network
         self.loss = loss
         self.optimizer = optimizer
         self.preprocess = Preprocess()
@@ -178,7 +177,7 @@ class EvalStep(nn.Cell):
 
     def __init__(self, network, amp_level='O0'):
         super().__init__(auto_prefix=False)
-        self.network = use_own_kernels(network) if amp_level == 'O0' else network
+        self.network = network
         self.amp_level = amp_level      # that the network is trained at
         self.preprocess = Preprocess()
         self.has_auxiliary = network.auxiliary_head is not None

@@ -35,9 +35,12 @@ def synthetic(config):
     return images, labels, color.astype(np.float32)
 
 
-def build_step(config):
-    """A function that does what train.py does with a batch, up to reading loss and gradient norm."""
-    from nasnet_a_mobile import initialize
+def build_step(config, own_kernels=True):
+    """A function that does what train.py does with a batch, up to reading loss and gradient norm.
+
+    Without `own_kernels` it computes by MindSpore's operators alone, which is how a GPU does it.
+    """
+    from nasnet_a_mobile import Depthwise, initialize
     from src.build import build_network, build_train_step
     from src.draws import dropout_mask
     from src.ema import average_decay
@@ -45,6 +48,9 @@ def build_step(config):
     from src.lr_generator import learning_rate
     from src.train_step import AccumulatedStep
     train_step = build_train_step(initialize(build_network(config, training=True), config.random_seed), config)
+    for _, cell in () if own_kernels else train_step.network.cells_and_names():
+        if isinstance(cell, Depthwise):
+            cell.own_kernels = None
     train_step.set_train(True)
     run_step = AccumulatedStep(train_step)
     images, labels, color = synthetic(config)
@@ -69,11 +75,11 @@ def training_step(config, _):
     return {'images': config.batch_size * config.accumulation_steps}, work
 
 
-def kernels(config, _):
+def kernels(config, settings):
     """Kernels of one training step."""
     from src.framework import without_chatter
     from tools.kernels import count_kernels
-    work = build_step(config)
+    work = build_step(config, settings['own_kernels'])
     work()
     with without_chatter():
         kinds = count_kernels(work)
@@ -112,10 +118,11 @@ def inference_network(config):
 
 def evaluation(config, _):
     """uint8 images to logits by the step of eval.py."""
+    from src.depthwise import use_own_kernels
     from src.fold import fold
     from src.framework import Tensor
     from src.train_step import EvalStep
-    step = EvalStep(fold(inference_network(config)))
+    step = EvalStep(use_own_kernels(fold(inference_network(config))))
     step.set_train(False)
     images = synthetic(config)[0]
 
