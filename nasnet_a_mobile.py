@@ -73,11 +73,11 @@ class Depthwise(nn.Cell):
         self.relu = nn.ReLU()
         self.convs = nn.CellList([conv(channels, channels, kernel_size, stride, group=channels)
                                   for kernel_size, channels in kernels])
-        self.own_kernels = None                     # src/depthwise.py sets it where it pays
+        self.own_kernels = self.weights = None      # src/depthwise.py sets them where it pays
 
     def construct(self, *inputs):
         if self.own_kernels is not None and inputs[0].dtype == mindspore.float32:
-            return self.own_kernels(inputs)
+            return self.own_kernels(inputs, self.weights)
         x = self.relu(ops.concat(inputs, 1) if len(inputs) > 1 else inputs[0])
         if len(self.shares) == 1:
             return self.convs[0](x)

@@ -22,7 +22,8 @@ def use_own_kernels(network):
     if mindspore.get_context('device_target') == 'CPU' and library():
         for _, cell in network.cells_and_names():
             if isinstance(cell, Depthwise):
-                cell.own_kernels = OwnKernels(cell.convs)
+                cell.own_kernels = OwnKernels(sum(cell.shares), cell.convs[0].stride[0])
+                cell.weights = mindspore.ParameterTuple(convolution.weight for convolution in cell.convs)
     return network
 
 
@@ -43,22 +44,11 @@ def library():
 
 
 class OwnKernels(nn.Cell):
-    """construct(inputs ((N, C_i, H, W), ...)) -> (N, sum of C_i, H / stride, W / stride), all float32.
+    """construct(inputs ((N, C_i, H, W), ...), weights ((D_j, 1, K_j, K_j), ...)) -> (N, C, H / stride, W / stride).
 
-    ReLU and depthwise convolutions with the weights of `convolutions`, each of its share of the channels.
+    ReLU and depthwise convolutions padded 'same', all float32. C, the sum of all C_i and of all D_j, is `channels`:
+    each weight convolves its share of the channels, in their order.
     """
-
-    def __init__(self, convolutions):
-        super().__init__(auto_prefix=False)
-        self.weights = mindspore.ParameterTuple(convolution.weight for convolution in convolutions)
-        self.function = Function(sum(weight.shape[0] for weight in self.weights), convolutions[0].stride[0])
-
-    def construct(self, inputs):
-        return self.function(inputs, self.weights)
-
-
-class Function(nn.Cell):
-    """construct(inputs ((N, C_i, H, W), ...), weights ((D_j, 1, K_j, K_j), ...)); both have `channels` in all."""
 
     def __init__(self, channels, stride):
         super().__init__()

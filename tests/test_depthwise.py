@@ -1,0 +1,182 @@
+"""The own kernels: the function of ReLU and depthwise convolutions in float64, and MindSpore's operators in a network."""
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from nasnet_a_mobile import Depthwise, NASNetAMobile, initialize
+from src.depthwise import OwnKernels, library, use_own_kernels
+from src.framework import Tensor, mindspore, nn, ops
+from tests.conftest import ROOT, SMALL, run
+
+# (images, height, width), channels of the inputs, (channels, kernel size) of the weights, stride
+SHAPES = [((2, 7, 7), (3,), ((3, 3),), 1),
+          ((2, 28, 28), (4, 4, 4, 4, 4), ((8, 5), (12, 3)), 1),
+          ((3, 14, 9), (6,), ((2, 5), (4, 3)), 1),
+          ((2, 9, 12), (2, 2, 2, 2), ((4, 5), (4, 7)), 2),
+          ((2, 55, 55), (1, 1), ((2, 7),), 2),
+          ((1, 8, 8), (5,), ((5, 3),), 2),
+          ((17, 5, 4), (1, 2), ((3, 5),), 1),       # the kernel reaches over the whole image
+          ((2, 1, 3), (2,), ((2, 7),), 1),
+          ((2, 1, 2), (2,), ((2, 3),), 2),
+          ((1, 2, 2), (1,), ((1, 7),), 2)]
+
+
+def padded(x, kernel, stride):
+    """x with TensorFlow's 'same' padding, and the output's height and width."""
+    sizes = [-(-side // stride) for side in x.shape[2:]]
+    pads = [max((size - 1) * stride + kernel - side, 0) for size, side in zip(sizes, x.shape[2:])]
+    return np.pad(x, [(0, 0), (0, 0)] + [(pad // 2, pad - pad // 2 + stride) for pad in pads]), sizes
+
+
+def taps(kernel, stride, sizes):
+    """((i, j), slice of a padded image that this tap reads) for all taps."""
+    for i in range(kernel):
+        for j in range(kernel):
+            yield (i, j), (slice(None), slice(None)) + tuple(
+                slice(start, start + (size - 1) * stride + 1, stride) for start, size in zip((i, j), sizes))
+
+
+def reference(x, weights, y_gradient, stride):
+    """(y, gradient of x, gradients of the weights) in float64."""
+    outputs, x_gradients, weight_gradients, first = [], [], [], 0
+    for weight in weights:
+        kernel, own = weight.shape[2], slice(first, first + len(weight))
+        first = own.stop
+        image, sizes = padded(np.maximum(x[:, own], 0).astype(np.float64), kernel, stride)
+        y, x_gradient, weight_gradient = 0, np.zeros_like(image), np.zeros(weight.shape)
+        for (i, j), read in taps(kernel, stride, sizes):
+            factor = weight[:, 0, i, j].reshape(1, -1, 1, 1)
+            y = y + factor * image[read]
+            if y_gradient is not None:
+                x_gradient[read] += factor * y_gradient[:, own]
+                weight_gradient[:, 0, i, j] = (image[read] * y_gradient[:, own]).sum((0, 2, 3))
+        top, left = (max((size - 1) * stride + kernel - side, 0) // 2 for size, side in zip(sizes, x.shape[2:]))
+        outputs.append(y)
+        x_gradients.append(x_gradient[:, :, top:top + x.shape[2], left:left + x.shape[3]] * (x[:, own] > 0))
+        weight_gradients.append(weight_gradient)
+    return np.concatenate(outputs, 1), np.concatenate(x_gradients, 1), weight_gradients
+
+
+class Flat(nn.Cell):
+    """construct(*inputs, *weights) of OwnKernels; MindSpore gives no gradients of tuples that come from outside."""
+
+    def __init__(self, function, inputs):
+        super().__init__()
+        self.function = function
+        self.inputs = inputs
+
+    def construct(self, *tensors):
+        return self.function(tensors[:self.inputs], tensors[self.inputs:])
+
+
+@pytest.mark.parametrize('sides,channels,kernels,stride', SHAPES)
+def test_function_and_gradients_in_float64(sides, channels, kernels, stride):
+    random = np.random.RandomState(0)
+    x = random.normal(0, 1, (sides[0], sum(channels)) + sides[1:]).astype(np.float32)
+    inputs = tuple(map(Tensor, np.split(x, np.cumsum(channels)[:-1], 1)))
+    weights = tuple(random.normal(0, 1, (count, 1, size, size)).astype(np.float32) for count, size in kernels)
+    expected = reference(x, weights, None, stride)[0]
+    gradient = random.normal(0, 1, expected.shape).astype(np.float32)
+    expected, x_gradient, weight_gradients = reference(x, weights, gradient, stride)
+    function = Flat(OwnKernels(sum(channels), stride), len(channels))
+    tensors = inputs + tuple(map(Tensor, weights))
+    found = function(*tensors).asnumpy()
+    gradients = [part.asnumpy() for part in ops.GradOperation(get_all=True, sens_param=True)(function)(
+        *tensors, Tensor(gradient))]
+    for ours, theirs in [(found, expected), (np.concatenate(gradients[:len(inputs)], 1), x_gradient),
+                         *zip(gradients[len(inputs):], weight_gradients)]:
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() <= 2e-6 * np.abs(theirs).max()
+
+
+def test_own_kernels_are_in_use_and_agree_with_mindspores_operators():
+    images = Tensor(np.random.RandomState(0).normal(0, 1, (4, 3, 96, 96)).astype(np.float32))
+    plain, own = (initialize(NASNetAMobile(4, 96, bn_decay=0.9, **SMALL), 1) for _ in range(2))
+    use_own_kernels(own)
+    layers = [cell for _, cell in own.cells_and_names() if isinstance(cell, Depthwise)]
+    assert len(layers) == 24 and all(cell.own_kernels is not None for cell in layers)
+    assert [p.name for p in own.get_parameters()] == [p.name for p in plain.get_parameters()]
+    for train in (False, True):
+        logits = []
+        for network in (plain, own):
+            network.set_train(train)
+            logits.append(np.concatenate([output.asnumpy() for output in network(images)]))
+        assert np.abs(logits[0] - logits[1]).max() <= 1e-4 * np.abs(logits[0]).max()
+        assert not np.array_equal(logits[0], logits[1])         # or it was MindSpore's operators both times
+
+
+def test_what_is_not_finite_stays_so():
+    for value in (np.nan, np.inf):
+        x = np.zeros((1, 1, 9, 9), np.float32)
+        x[0, 0, 4, 4] = value
+        y = OwnKernels(1, 1)((Tensor(x),), (Tensor(np.ones((1, 1, 3, 3), np.float32)),)).asnumpy()
+        assert not np.isfinite(y[0, 0, 3:6, 3:6]).any()
+        assert np.isfinite(y).sum() == 72
+
+
+def test_float16_goes_to_mindspores_operators():
+    layer = Depthwise(((3, 2),))
+    own = use_own_kernels(nn.SequentialCell([layer]))
+    layer.to_float(mindspore.float16)
+    x = Tensor(np.ones((1, 2, 4, 4), np.float16))
+    assert layer.own_kernels is not None and own(x).dtype == mindspore.float16
+
+
+BITS = '''
+import numpy as np
+from src.framework import Tensor, use_device
+use_device('CPU')
+from nasnet_a_mobile import initialize
+from src.build import build_network, build_train_step
+from tests.conftest import SMALL
+from tests.test_recipe import RATES, random_batch, small_config
+config = small_config()
+network = initialize(build_network(config, training=True), 1)
+step = build_train_step(network, config).set_train()
+for seed in range(3):
+    loss, norm = step(*random_batch(config, seed), *RATES)
+print('loss', repr(loss.asnumpy()), repr(norm.asnumpy()))
+'''
+
+
+def bits(**environment):
+    """(loss and gradient norm after three steps, what was said on stderr) of a process of its own."""
+    result = subprocess.run([sys.executable, '-c', BITS], cwd=ROOT, timeout=600, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, universal_newlines=True, env=dict(os.environ, **environment))
+    assert result.returncode == 0, result.stderr
+    return re.search('loss .*', result.stdout).group(), result.stderr
+
+
+def test_bits_do_not_depend_on_the_number_of_threads_and_nothing_is_left_behind(tmp_path):
+    one, two = (bits(OMP_NUM_THREADS=threads, TMPDIR=str(tmp_path)) for threads in '12')
+    assert one == two and os.listdir(str(tmp_path)) == []
+
+
+def test_without_a_compiler_training_is_the_same_and_says_so(tmp_path, monkeypatch, capsys):
+    compiler = tmp_path / 'c++'
+    compiler.write_text('#!/bin/sh\necho broken >&2\nexit 1\n')
+    compiler.chmod(0o755)
+    found, said = bits(PATH='%s:%s' % (tmp_path, os.environ['PATH']))
+    sentence = 'slower on this CPU: src/depthwise.cc could not be compiled (%s); a C++ compiler called c++ is all it needs\n'
+    assert said == sentence % 'broken'
+    numbers = [[float(number) for number in re.findall(r'\d+\.\d+', text)] for text in (found, bits()[0])]
+    assert len(numbers[0]) == 2
+    np.testing.assert_allclose(*numbers, rtol=1e-3)
+    monkeypatch.setenv('PATH', str(tmp_path / 'nowhere'))
+    assert library.__wrapped__() is None
+    assert capsys.readouterr().err == sentence % "[Errno 2] No such file or directory: 'c++'"
+
+
+def test_evaluation_and_training_use_them_and_export_does_not(monkeypatch):
+    networks = []
+    monkeypatch.setattr('src.build.use_own_kernels', networks.append)
+    from src.build import build_network, build_train_step
+    from tests.test_recipe import small_config
+    for level in ('O0', 'O2'):
+        config = small_config(amp_level=level)
+        build_train_step(build_network(config, training=True), config)
+    assert len(networks) == 1
