@@ -1,6 +1,7 @@
 """The own kernels: the function of ReLU and depthwise convolutions in float64, and MindSpore's operators in a network."""
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,9 @@ import pytest
 from nasnet_a_mobile import Depthwise, NASNetAMobile, initialize
 from src.depthwise import OwnKernels, library, use_own_kernels
 from src.framework import Tensor, mindspore, nn, ops
-from tests.conftest import ROOT, SMALL, run
+from tests.conftest import ROOT, SMALL
+
+pytestmark = pytest.mark.skipif(not shutil.which('c++'), reason='no C++ compiler called c++')
 
 # (images, height, width), channels of the inputs, (channels, kernel size) of the weights, stride
 SHAPES = [((2, 7, 7), (3,), ((3, 3),), 1),

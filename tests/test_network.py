@@ -6,6 +6,7 @@ import pytest
 
 import nasnet_a_mobile
 from nasnet_a_mobile import Cell, Genotype, NASNetAMobile, initialize
+from src.depthwise import use_own_kernels
 from src.fold import fold
 from src.framework import Tensor, mindspore, nn, ops
 from src.merge import join, plain_values, program, set_plain_values, split
@@ -90,6 +91,14 @@ def test_gradients_of_all_parameters_are_autograds(mode):
     worst = max(errors, key=errors.get)
     print('gradients differ by %.2g (median), %.2g (%s)' % (np.median(list(errors.values())), errors[worst], worst))
     assert errors[worst] <= GRADIENT_BOUND, worst
+
+
+def test_own_kernels_give_the_references():
+    assert logit_error(use_own_kernels(drawn('full')), 'full') <= BOUND
+    errors = gradient_errors(use_own_kernels(drawn('narrow')))
+    assert len(errors) == 742
+    print('gradients differ by %.2g' % max(errors.values()))
+    assert max(errors.values()) <= GRADIENT_BOUND
 
 
 def replaced(genotype, block, *branches):

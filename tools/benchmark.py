@@ -181,13 +181,14 @@ def measure_input(flags, config, folder):
 
 
 def measure_compile(flags, config, _):
-    """Median seconds of starts, each in a fresh process."""
+    """Median seconds and memory of starts, each in a fresh process."""
     starts = [once(command(flags, config, 'compile')) for _ in range(min(STARTS, flags.rounds))]
     result = {kind: {name: statistics.median(start[kind][name] for start in starts) for name in starts[0][kind]}
-              for kind in ('seconds', 'cpu_seconds')}
+              for kind in ('seconds', 'cpu_seconds', 'peak_mb')}
     result['subjects'] = {'suite': {'name': starts[0]['name'], 'starts': starts}}
     for name, seconds in result['seconds'].items():
-        print('  %-26s %7.2f s  %7.2f CPU-s' % (name.replace('_', ' '), seconds, result['cpu_seconds'][name]))
+        print('  %-26s %7.2f s  %7.2f CPU-s  %6.0f MB peak so far'
+              % (name.replace('_', ' '), seconds, result['cpu_seconds'][name], result['peak_mb'][name]))
     return result
 
 

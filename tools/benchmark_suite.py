@@ -87,14 +87,15 @@ def kernels(config, settings):
 
 
 def compile_step(config, _):
-    """Seconds of a start: imports, building, the first step, the second."""
-    seconds, cpu = {}, {}
+    """Seconds of a start, and peak memory after: imports, building, the first step, the second."""
+    from tools.rounds import peak_rss_mb
+    seconds, cpu, memory = {}, {}, {}
     last = STARTED
 
     def lap(name):
         nonlocal last
         now = time.perf_counter(), time.process_time()
-        seconds[name], cpu[name] = now[0] - last[0], now[1] - last[1]
+        seconds[name], cpu[name], memory[name] = now[0] - last[0], now[1] - last[1], peak_rss_mb()
         last = now
     lap('import')
     work = build_step(config)
@@ -103,7 +104,7 @@ def compile_step(config, _):
     lap('compile_and_first_step')
     work()
     lap('second_step')
-    return {'seconds': seconds, 'cpu_seconds': cpu}, None
+    return {'seconds': seconds, 'cpu_seconds': cpu, 'peak_mb': memory}, None
 
 
 def inference_network(config):
