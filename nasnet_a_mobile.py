@@ -93,8 +93,8 @@ class Depthwise(nn.Cell):
 class SeparableConv(nn.Cell):
     """Separable convolutions side by side: ReLU, depthwise, pointwise, BN, twice.
 
-    construct(*inputs (N, in_channels, H, W)), count of them -> tuple of as many (N, out_channels, H / stride, W / stride).
-    The stride is in the first depthwise convolution.
+    construct(*inputs (N, in_channels, H, W)) -> tuple of as many (N, out_channels, H / stride, W / stride). The stride
+    is in the first depthwise convolution.
 
     Args:
         kernels: ((kernel size, how many separable convolutions of it), ...); their sum is count.

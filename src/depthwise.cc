@@ -14,7 +14,7 @@
 
 namespace {
 constexpr int64_t kLanes = 8;
-typedef float Lanes __attribute__((vector_size(4 * kLanes), aligned(4)));
+typedef float Lanes __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
 inline Lanes &lanes(float *at) { return *reinterpret_cast<Lanes *>(at); }
 inline const Lanes &lanes(const float *at) { return *reinterpret_cast<const Lanes *>(at); }
@@ -98,7 +98,8 @@ struct Share {
       const int64_t row = i + rows.before;
       for (int64_t rest = 0; rest < stride; ++rest) {
         const int64_t first_column = ((rest - columns.before) % stride + stride) % stride;
-        const int64_t from = i * columns.size + first_column, count = (columns.size - first_column + stride - 1) / stride;
+        const int64_t count = (columns.size - first_column + stride - 1) / stride;
+        const int64_t from = i * columns.size + first_column;
         const int64_t to = (row % stride * stride + rest) * phase + row / stride * pitch
             + (first_column + columns.before) / stride;
         if (stride == 1) {

@@ -187,7 +187,8 @@ def require_agreement(config, arrays, facts):
 def _digest_of_code():
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     code = hashlib.sha256()
-    for path in sorted(glob.glob(os.path.join(root, '*.py')) + glob.glob(os.path.join(root, 'src', '*.py'))):
+    places = (os.path.join(root, *place) for place in (('*.py',), ('src', '*.py'), ('src', '*.cc')))
+    for path in sorted(sum(map(glob.glob, places), [])):
         with open(path, 'rb') as file:
             code.update(file.read())
     return code.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The own kernels: the function of ReLU and depthwise convolutions in float64, and MindSpore's operators in a network."""
+"""The own kernels do what ReLU and depthwise convolutions do in float64, and in a network what MindSpore's do."""
 import os
 import re
 import shutil
@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from nasnet_a_mobile import Depthwise, NASNetAMobile, initialize
+from src.build import build_network, build_train_step
 from src.depthwise import OwnKernels, library, use_own_kernels
 from src.framework import Tensor, mindspore, nn, ops
 from tests.conftest import ROOT, SMALL
+from tests.test_recipe import small_config
 
 pytestmark = pytest.mark.skipif(not shutil.which('c++'), reason='no C++ compiler called c++')
 
@@ -164,7 +166,7 @@ def test_without_a_compiler_training_is_the_same_and_says_so(tmp_path, monkeypat
     compiler.write_text('#!/bin/sh\necho broken >&2\nexit 1\n')
     compiler.chmod(0o755)
     found, said = bits(PATH='%s:%s' % (tmp_path, os.environ['PATH']))
-    sentence = 'slower on this CPU: src/depthwise.cc could not be compiled (%s); a C++ compiler called c++ is all it needs\n'
+    sentence = 'slower on this CPU: src/depthwise.cc could not be compiled (%s); install a C++ compiler called c++\n'
     assert said == sentence % 'broken'
     numbers = [[float(number) for number in re.findall(r'\d+\.\d+', text)] for text in (found, bits()[0])]
     assert len(numbers[0]) == 2
@@ -174,12 +176,10 @@ def test_without_a_compiler_training_is_the_same_and_says_so(tmp_path, monkeypat
     assert capsys.readouterr().err == sentence % "[Errno 2] No such file or directory: 'c++'"
 
 
-def test_evaluation_and_training_use_them_and_export_does_not(monkeypatch):
+def test_training_in_float32_uses_them(monkeypatch):
     networks = []
     monkeypatch.setattr('src.build.use_own_kernels', networks.append)
-    from src.build import build_network, build_train_step
-    from tests.test_recipe import small_config
-    for level in ('O0', 'O2'):
+    for level in ('O0', 'O2', 'O3'):
         config = small_config(amp_level=level)
         build_train_step(build_network(config, training=True), config)
     assert len(networks) == 1
