@@ -63,7 +63,7 @@ struct Side {
 };
 
 // Channels next to each other that belong to one input and one weight.
-struct Share {
+struct Share {      // of stride 1 or 2, told from the shapes
   int64_t input, input_channels, input_first;     // number of the input, its channels, the first of the share
   int64_t weight, weight_first;
   int64_t first, all_channels, channels;          // among the channels of the output

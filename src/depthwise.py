@@ -1,9 +1,8 @@
-"""ReLU and depthwise convolutions by depthwise.cc, on a CPU, where MindSpore's own are some twenty times slower."""
-import atexit
+"""ReLU and depthwise convolutions by depthwise.cc, for a CPU, where MindSpore's own take most of a step."""
 import ctypes
 import functools
+import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,15 +11,17 @@ from nasnet_a_mobile import Depthwise
 from src.framework import mindspore, nn, ops
 
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'depthwise.cc')
+COMMAND = ('c++', '-std=c++17', '-O3', '-march=native', '-fopenmp', '-shared', '-fPIC')
 
 
 def use_own_kernels(network):
     """Let `network`, when it is next compiled, convolve float32 depthwise by depthwise.cc; returns it.
 
-    The same function and gradients but for rounding. On a device other than a CPU, and where there is no C++
-    compiler, nothing changes. A network for export must stay as it is: these operators are of this process alone.
+    The same function and gradients but for rounding. On a device other than a CPU, in PyNative mode, and where the
+    kernels cannot be had, nothing changes. A network for export must stay as it is: they are of this machine alone.
     """
-    if mindspore.get_context('device_target') == 'CPU' and library():
+    if (mindspore.get_context('device_target') == 'CPU' and mindspore.get_context('mode') == mindspore.GRAPH_MODE
+            and library()):
         for _, cell in network.cells_and_names():
             if isinstance(cell, Depthwise):
                 cell.own_kernels = OwnKernels(sum(cell.shares), cell.convs[0].stride[0])
@@ -30,26 +31,48 @@ def use_own_kernels(network):
 
 @functools.lru_cache(None)
 def library():
-    """Path of depthwise.cc compiled for this machine, while this process lives; None: it cannot be compiled."""
+    """Path of depthwise.cc compiled for this machine, by an earlier process or now; None: said why not.
+
+    It lies in the user's cache under a name that stands for all it was made from.
+    """
+    folder = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'nasnet_a_mobile')
     try:
-        folder = tempfile.mkdtemp(prefix='nasnet_a_mobile-')
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        path = os.path.join(folder, 'depthwise.so')
-        subprocess.run(['c++', '-std=c++17', '-O3', '-march=native', '-fopenmp', '-shared', '-fPIC', '-o', path,
-                        SOURCE], check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+        path = os.path.join(folder, 'depthwise-%s.so' % _origin())
+        if ':' in path:
+            raise OSError('MindSpore takes no path with a colon: %s' % path)
+        if not os.path.exists(path):
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as part:      # several processes may start at once
+                _run(COMMAND + ('-o', os.path.join(part, 'new.so'), SOURCE))
+                os.replace(os.path.join(part, 'new.so'), path)
         ctypes.CDLL(path)       # MindSpore would not say why it cannot be loaded
     except (OSError, subprocess.CalledProcessError) as error:
-        print('slower on this CPU: src/depthwise.cc could not be compiled (%s); install a C++ compiler called c++' % (
-            getattr(error, 'stderr', None) or str(error)).strip().split('\n')[0], file=sys.stderr)
+        reason = (getattr(error, 'stderr', None) or str(error)).strip().split('\n')[0]
+        print('slower on this CPU: src/depthwise.cc could not be compiled or loaded (%s); it needs a C++ compiler '
+              'called c++, with OpenMP, and XDG_CACHE_HOME or ~/.cache to keep the result' % reason, file=sys.stderr)
         return None
     return path
+
+
+def _origin():
+    """Digest of the source, the command, the compiler and the processor."""
+    with open(SOURCE, 'rb') as source, open('/proc/cpuinfo') as cpuinfo:
+        kinds = ('model name', 'flags', 'Features', 'CPU part')
+        processor = sorted({line for line in cpuinfo if line.startswith(kinds)})
+        parts = [source.read(), repr((COMMAND, processor)).encode(), _run((COMMAND[0], '--version')).encode()]
+    return hashlib.sha256(b'\0'.join(parts)).hexdigest()[:16]
+
+
+def _run(command):
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          universal_newlines=True).stdout
 
 
 class OwnKernels(nn.Cell):
     """construct(inputs ((N, C_i, H, W), ...), weights ((D_j, 1, K_j, K_j), ...)) -> (N, C, H / stride, W / stride).
 
     ReLU and depthwise convolutions padded 'same', all float32. C, the sum of all C_i and of all D_j, is `channels`:
-    each weight convolves its share of the channels, in their order.
+    each weight convolves its share of the channels, in their order. `stride` is 1 or 2.
     """
 
     def __init__(self, channels, stride):
@@ -64,6 +87,7 @@ class OwnKernels(nn.Cell):
         def all_but_last(*of_inputs):
             return of_inputs[:-1]
         self.forward = ops.Custom(library() + ':forward', out_shape, first, 'aot')
+        self.forward.add_prim_attr('stride', stride)        # 1.10 infers shapes once for operators that look alike
         self.backward = ops.Custom(library() + ':backward', all_but_last, all_but_last, 'aot')
 
     def construct(self, inputs, weights):

@@ -37,7 +37,7 @@ class Preprocess(nn.Cell):
     def construct(self, images, color=None):
         x = ops.transpose(images.astype(mindspore.float32), (0, 3, 1, 2))
         if color is None:
-            return x * (2 / 255.0) - 1      # 1.10 divides whole numbers as C does
+            return x * (2 / 255.0) - 1      # 2 / 255 would be 0 in a graph of 1.10
         color = color.reshape(-1, 3, 1, 1)
         brightness, contrast, saturation = color[:, 0], color[:, 1], color[:, 2]
         shape = x.shape

@@ -1,7 +1,6 @@
 """The own kernels do what ReLU and depthwise convolutions do in float64, and in a network what MindSpore's do."""
 import os
 import re
-import shutil
 import subprocess
 import sys
 
@@ -15,7 +14,7 @@ from src.framework import Tensor, mindspore, nn, ops
 from tests.conftest import ROOT, SMALL
 from tests.test_recipe import small_config
 
-pytestmark = pytest.mark.skipif(not shutil.which('c++'), reason='no C++ compiler called c++')
+pytestmark = pytest.mark.skipif(not library(), reason='src/depthwise.cc cannot be compiled')
 
 # (images, height, width), channels of the inputs, (channels, kernel size) of the weights, stride
 SHAPES = [((2, 7, 7), (3,), ((3, 3),), 1),
@@ -123,14 +122,37 @@ def test_what_is_not_finite_stays_so():
         assert np.isfinite(y).sum() == 72
 
 
-def test_float16_goes_to_mindspores_operators():
-    layer = Depthwise(((3, 2),))
-    own = use_own_kernels(nn.SequentialCell([layer]))
-    layer.to_float(mindspore.float16)
-    x = Tensor(np.ones((1, 2, 4, 4), np.float16))
-    assert layer.own_kernels is not None and own(x).dtype == mindspore.float16
+class Strides(nn.Cell):
+    """Two layers that differ in their stride alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = Depthwise(((3, 1),), 1), Depthwise(((3, 1),), 2)
+
+    def construct(self, x):
+        return self.one(x), self.two(x)
 
 
+def test_strides_are_told_apart():
+    outputs = use_own_kernels(Strides())(Tensor(np.ones((1, 1, 8, 8), np.float32)))
+    assert [output.shape for output in outputs] == [(1, 1, 8, 8), (1, 1, 4, 4)]
+
+
+def test_float16_and_pynative_mode_go_to_mindspores_operators():
+    random = np.random.RandomState(0)
+    x, weight = random.normal(0, 1, (1, 2, 9, 9)), random.normal(0, 1, (2, 1, 3, 3)).astype(np.float32)
+    outputs = []
+    for change in (use_own_kernels, lambda network: network):
+        layer = change(Depthwise(((3, 2),)))
+        layer.convs[0].weight.set_data(Tensor(weight))
+        outputs.append(layer.to_float(mindspore.float16)(Tensor(x.astype(np.float16))).asnumpy())
+    np.testing.assert_array_equal(*outputs)
+    assert np.abs(outputs[0]).max() > 1
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    assert use_own_kernels(Depthwise(((3, 2),))).own_kernels is None
+
+
+SENTENCE = 'slower on this CPU: src/depthwise.cc could not be compiled or loaded (%s); it needs a C++ compiler'
 BITS = '''
 import numpy as np
 from src.framework import Tensor, use_device
@@ -156,24 +178,40 @@ def bits(**environment):
     return re.search('loss .*', result.stdout).group(), result.stderr
 
 
-def test_bits_do_not_depend_on_the_number_of_threads_and_nothing_is_left_behind(tmp_path):
-    one, two = (bits(OMP_NUM_THREADS=threads, TMPDIR=str(tmp_path)) for threads in '12')
-    assert one == two and os.listdir(str(tmp_path)) == []
+def test_bits_do_not_depend_on_the_number_of_threads_and_it_is_compiled_once(tmp_path):
+    one, two = (bits(OMP_NUM_THREADS=threads, XDG_CACHE_HOME=str(tmp_path)) for threads in '12')
+    assert one == two
+    (name,) = os.listdir(str(tmp_path / 'nasnet_a_mobile'))
+    assert re.match(r'depthwise-[0-9a-f]{16}\.so$', name)
 
 
-def test_without_a_compiler_training_is_the_same_and_says_so(tmp_path, monkeypatch, capsys):
+def test_without_a_compiler_training_is_the_same_and_says_so(tmp_path):
     compiler = tmp_path / 'c++'
     compiler.write_text('#!/bin/sh\necho broken >&2\nexit 1\n')
     compiler.chmod(0o755)
     found, said = bits(PATH='%s:%s' % (tmp_path, os.environ['PATH']))
-    sentence = 'slower on this CPU: src/depthwise.cc could not be compiled (%s); install a C++ compiler called c++\n'
-    assert said == sentence % 'broken'
+    assert said.startswith(SENTENCE % 'broken') and said.count('\n') == 1
     numbers = [[float(number) for number in re.findall(r'\d+\.\d+', text)] for text in (found, bits()[0])]
     assert len(numbers[0]) == 2
     np.testing.assert_allclose(*numbers, rtol=1e-3)
-    monkeypatch.setenv('PATH', str(tmp_path / 'nowhere'))
+
+
+@pytest.mark.parametrize('variable,value,reason', [
+    ('PATH', '/nowhere', "[Errno 2] No such file or directory: 'c++'"),
+    ('XDG_CACHE_HOME', '/dev/null', "[Errno 20] Not a directory: '/dev/null/nasnet_a_mobile'"),
+    ('XDG_CACHE_HOME', '/nowhere/a:b', 'MindSpore takes no path with a colon: /nowhere/a:b/nasnet_a_mobile/')])
+def test_what_stands_in_the_way_is_said(monkeypatch, capsys, variable, value, reason):
+    monkeypatch.setenv(variable, value)
     assert library.__wrapped__() is None
-    assert capsys.readouterr().err == sentence % "[Errno 2] No such file or directory: 'c++'"
+    said = capsys.readouterr().err
+    assert said.startswith(SENTENCE.split('%')[0] + reason[:9]) and reason in said and said.count('\n') == 1
+
+
+def test_a_damaged_library_is_said(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    (tmp_path / 'nasnet_a_mobile').mkdir()
+    (tmp_path / 'nasnet_a_mobile' / os.path.basename(library())).write_bytes(b'damaged')
+    assert library.__wrapped__() is None and os.path.basename(library()) in capsys.readouterr().err
 
 
 def test_training_in_float32_uses_them(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 
 import nasnet_a_mobile
 from nasnet_a_mobile import Cell, Genotype, NASNetAMobile, initialize
-from src.depthwise import use_own_kernels
+from src.depthwise import library, use_own_kernels
 from src.fold import fold
 from src.framework import Tensor, mindspore, nn, ops
 from src.merge import join, plain_values, program, set_plain_values, split
@@ -93,13 +93,14 @@ def test_gradients_of_all_parameters_are_autograds(mode):
     assert errors[worst] <= GRADIENT_BOUND, worst
 
 
+@pytest.mark.skipif(not library(), reason='src/depthwise.cc cannot be compiled')
 def test_own_kernels_give_the_references():
     assert logit_error(use_own_kernels(drawn('full')), 'full') <= BOUND
     # Not the worst: of 455,000 values before a ReLU one is so near zero that rounding gives it the other sign on
     # MindSpore 1.10, which moves the gradient of one bias by a tenth. tests/test_depthwise.py bounds the operator's.
     errors = list(gradient_errors(use_own_kernels(drawn('narrow'))).values())
     print('gradients differ by %.2g (median), %.2g' % (np.median(errors), max(errors)))
-    assert len(errors) == 742 and np.median(errors) <= GRADIENT_BOUND and max(errors) <= 0.5
+    assert len(errors) == 742 and np.median(errors) <= GRADIENT_BOUND and max(errors) <= 0.2
 
 
 def replaced(genotype, block, *branches):
@@ -257,7 +258,10 @@ def test_folded_batch_norms_change_rounding_alone(mode):
     network = drawn('narrow')
     network.set_train(False)
     images = Tensor(draw.images('narrow'))
-    assert np.abs(folded(images).asnumpy() - network(images).asnumpy()).max() <= 1e-5
+    plain = network(images).asnumpy()
+    assert np.abs(folded(images).asnumpy() - plain).max() <= 1e-5
+    if mode == 'graph':
+        assert np.abs(use_own_kernels(fold(drawn('narrow')))(images).asnumpy() - plain).max() <= 1e-5
 
 
 def test_what_is_merged_follows_from_the_genotype():

@@ -72,7 +72,7 @@ def peers(flags, config, job):
     """{name: command} of PyTorch in both layouts and of MindCV, as wanted."""
     found = {'pytorch_' + layout: command(flags, config, job, 'benchmark_peers.py', layout=layout)
              for layout in ('nchw', 'channels_last') if 'pytorch' in flags.peer}
-    for tuned in (False, True) if 'mindcv' in flags.peer else ():       # as it comes, and with the suite's oneDNN
+    for tuned in (False, True) if 'mindcv' in flags.peer else ():       # as it comes, and with the suite's settings
         found['mindcv' + '_tuned' * tuned] = command(flags, config, 'mindcv_' + job, 'benchmark_peers.py', tuned=tuned)
     return found
 
@@ -133,7 +133,7 @@ def measure_step(flags, config, _):
     result = compare(dict({'suite': command(flags, config, 'step')}, **peers(flags, config, 'step')), flags.rounds)
     show(result)
     result['kernels'] = {}
-    for name, own_kernels in (('as timed', True), ('by MindSpore\'s operators alone, as on a GPU', False)):
+    for name, own_kernels in (('as timed', True), ('by MindSpore\'s operators alone, the form for a GPU', False)):
         if own_kernels or flags.platform == 'CPU':
             counted = once(command(flags, config, 'kernels', own_kernels=own_kernels))
             result['kernels'][name] = {key: counted[key] for key in ('kernels', 'kinds')}

@@ -38,7 +38,7 @@ def synthetic(config):
 def build_step(config, own_kernels=True):
     """A function that does what train.py does with a batch, up to reading loss and gradient norm.
 
-    Without `own_kernels` it computes by MindSpore's operators alone, which is how a GPU does it.
+    Without `own_kernels` it computes by MindSpore's operators alone, the form for a GPU.
     """
     from nasnet_a_mobile import Depthwise, initialize
     from src.build import build_network, build_train_step
