@@ -173,15 +173,15 @@ extern "C" int forward(int nparam, void **params, int *, int64_t **shapes, const
     float *y = call.write(nparam - 1);
     std::vector<float> phases(share.phases() * share.phase), flat(share.flat_size());
 #pragma omp for collapse(2) nowait
-      for (int64_t image = 0; image < share.images; ++image)
-        for (int64_t channel = 0; channel < share.channels; ++channel) {
-          share.relu_to_phases(x + share.in(image, channel), phases.data());
-          correlate(phases.data(), share.offsets.data(), weight + (share.weight_first + channel) * share.taps,
-                    share.taps, flat.data(), share.flat_size());
-          for (int64_t i = 0; i < share.rows.out_size; ++i)
-            std::copy_n(flat.data() + i * share.pitch, share.columns.out_size,
-                        y + share.out(image, channel) + i * share.columns.out_size);
-        }
+    for (int64_t image = 0; image < share.images; ++image)
+      for (int64_t channel = 0; channel < share.channels; ++channel) {
+        share.relu_to_phases(x + share.in(image, channel), phases.data());
+        correlate(phases.data(), share.offsets.data(), weight + (share.weight_first + channel) * share.taps,
+                  share.taps, flat.data(), share.flat_size());
+        for (int64_t i = 0; i < share.rows.out_size; ++i)
+          std::copy_n(flat.data() + i * share.pitch, share.columns.out_size,
+                      y + share.out(image, channel) + i * share.columns.out_size);
+      }
   }
   return 0;
 }
@@ -208,26 +208,26 @@ extern "C" int backward(int nparam, void **params, int *, int64_t **shapes, cons
     std::vector<float> phases(share.phases() * share.phase), gradients(phases.size()),
         flat(lead + phase_size + kLanes), factors(share.taps);
 #pragma omp for nowait
-      for (int64_t channel = 0; channel < share.channels; ++channel) {
-        const int64_t kernel_at = (share.weight_first + channel) * share.taps;
-        std::fill_n(weight_gradient + kernel_at, share.taps, 0.0f);
-        for (int64_t image = 0; image < share.images; ++image) {
-          share.relu_to_phases(x + share.in(image, channel), phases.data());
-          for (int64_t i = 0; i < share.rows.out_size; ++i)
-            std::copy_n(y_gradient + share.out(image, channel) + i * share.columns.out_size, share.columns.out_size,
-                        flat.data() + lead + i * share.pitch);
-          dot(phases.data(), share.offsets.data(), share.taps, flat.data() + lead, share.flat_size(),
-              weight_gradient + kernel_at);
-          for (int64_t phase = 0; phase < share.phases(); ++phase) {
-            for (size_t i = 0; i < taps[phase].size(); ++i) factors[i] = weight[kernel_at + taps[phase][i]];
-            correlate(flat.data(), shifts[phase].data(), factors.data(), taps[phase].size(),
-                      gradients.data() + phase * share.phase, phase_size);
-          }
-          float *from = gradients.data(), *to = x_gradient + share.in(image, channel);
-          for (size_t i = 0; i < gradients.size(); ++i) from[i] = phases[i] > 0 ? from[i] : 0;
-          share.for_pixels([=](int64_t pixel, int64_t at) { to[pixel] = from[at]; });
+    for (int64_t channel = 0; channel < share.channels; ++channel) {
+      const int64_t kernel_at = (share.weight_first + channel) * share.taps;
+      std::fill_n(weight_gradient + kernel_at, share.taps, 0.0f);
+      for (int64_t image = 0; image < share.images; ++image) {
+        share.relu_to_phases(x + share.in(image, channel), phases.data());
+        for (int64_t i = 0; i < share.rows.out_size; ++i)
+          std::copy_n(y_gradient + share.out(image, channel) + i * share.columns.out_size, share.columns.out_size,
+                      flat.data() + lead + i * share.pitch);
+        dot(phases.data(), share.offsets.data(), share.taps, flat.data() + lead, share.flat_size(),
+            weight_gradient + kernel_at);
+        for (int64_t phase = 0; phase < share.phases(); ++phase) {
+          for (size_t i = 0; i < taps[phase].size(); ++i) factors[i] = weight[kernel_at + taps[phase][i]];
+          correlate(flat.data(), shifts[phase].data(), factors.data(), taps[phase].size(),
+                    gradients.data() + phase * share.phase, phase_size);
         }
+        float *from = gradients.data(), *to = x_gradient + share.in(image, channel);
+        for (size_t i = 0; i < gradients.size(); ++i) from[i] = phases[i] > 0 ? from[i] : 0;
+        share.for_pixels([=](int64_t pixel, int64_t at) { to[pixel] = from[at]; });
       }
+    }
   }
   return 0;
 }
