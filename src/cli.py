@@ -1,8 +1,7 @@
-"""From flags to a configuration: typed, range-checked, with the nearest known name for a misspelt one."""
+"""From flags to a configuration: typed and range-checked, with the nearest known name for a misspelt one."""
 import argparse
 import difflib
 import math
-import signal
 import sys
 from types import SimpleNamespace
 
@@ -11,7 +10,7 @@ from src.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one flag for each configuration key and a one-sentence answer to mistakes (status 2)."""
+    """argparse with one flag for each configuration key. A mistake is answered by one sentence and status 2."""
 
     def __init__(self, description):
         super().__init__(description=description, allow_abbrev=False,
@@ -20,24 +19,20 @@ class Parser(argparse.ArgumentParser):
         self.add_argument('--device_id', default=0, type=_at_least_zero, metavar='N', help='which device of it')
 
     def add_weights(self):
-        """--weights, for the programs that use a checkpoint."""
-        self.add_argument('--weights', choices=('ema', 'raw'), help='moving averages (taken if there are any), or '
-                                                                    'the weights that training steps went on from')
+        """Add --weights, for the programs that use a checkpoint."""
+        self.add_argument('--weights', choices=('ema', 'raw'),
+                          help='ema: moving averages (the default if the checkpoint has them); raw: the weights '
+                               'that the training steps changed')
 
     def add_config_keys(self):
-        """One flag for each key of src/config.py; keys not given are absent from the result."""
+        """Add one flag for each key of src/config.py. Keys that are not given are absent from the result."""
         group = self.add_argument_group('configuration (defaults: src/config.py)')
         for key, default in nasnet_a_mobile_config_gpu.items():
             group.add_argument('--' + key, type=type(default), default=argparse.SUPPRESS, metavar='VALUE',
                                help='default %s' % default)
 
     def parse(self, argv=None):
-        """(flags of the program, {configuration key: value given}); exits with 2 on a mistake.
-
-        From here on Ctrl-C ends the program with 130 and no traceback, also in a script's background job,
-        which a shell starts with SIGINT ignored.
-        """
-        signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+        """Return (flags of the program, {configuration key: given value}). A mistake ends the process with 2."""
         flags, unknown = self.parse_known_args(argv)
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
@@ -46,11 +41,16 @@ class Parser(argparse.ArgumentParser):
                                                   ', see --help'))
         flags = vars(flags)
         given = {key: flags.pop(key) for key in nasnet_a_mobile_config_gpu if key in flags}
+        make_config({key: value for key, value in given.items() if key not in _CHECKED_TOGETHER})
         return SimpleNamespace(**flags), given
 
     def error(self, message):
         sys.stderr.write('error: %s\n' % message)
         sys.exit(2)
+
+
+# Whether a value of these fits depends on other values, which a preset or a checkpoint may bring.
+_CHECKED_TOGETHER = ('image_size', 'aux_factor', 'rank', 'group_size')
 
 
 def _at_least_zero(text):
@@ -60,7 +60,7 @@ def _at_least_zero(text):
     return value
 
 
-_at_least_zero.__name__ = 'int'
+_at_least_zero.__name__ = 'int'     # argparse shows this name when the text is not a number
 
 
 def boolean(text):
@@ -70,11 +70,21 @@ def boolean(text):
     return text.lower() == 'true'
 
 
+class Config:
+    """A configuration: the keys of src/config.py as attributes that cannot be set. `make_config` makes it."""
+
+    def __init__(self, values):
+        self.__dict__.update(values)
+
+    def __setattr__(self, key, value):
+        raise AttributeError('a configuration is only read: make another one by replace(config, %s=...)' % key)
+
+
 def make_config(*layers):
-    """The default configuration with each dict of `layers` over it, as attributes.
+    """The default configuration with the values of each dict of `layers` over it, as a Config.
 
     Raises:
-        UserError: an unknown key, a value of another type or out of range, named with what is allowed.
+        UserError: an unknown key, or a value of another type or out of range; the sentence says what is allowed.
     """
     values = dict(nasnet_a_mobile_config_gpu)
     for layer in layers:
@@ -91,7 +101,12 @@ def make_config(*layers):
                         % values['image_size'])
     if values['rank'] >= values['group_size']:
         raise UserError('rank %(rank)d is not below group_size %(group_size)d' % values)
-    return SimpleNamespace(**values)
+    return Config(values)
+
+
+def replace(config, **values):
+    """A new Config with some values changed; `config` stays as it is. Raises what `make_config` raises."""
+    return make_config(vars(config), values)
 
 
 def _checked(key, value):

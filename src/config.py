@@ -1,69 +1,70 @@
 """Everything that can be set, with the value it has when nobody sets it.
 
-Sources: [slim] TF-Slim `research/slim/nets/nasnet/nasnet.py` and `train_image_classifier.py`;
-[paper] arXiv 1707.07012, section A.1. A preset overrides a few keys, the command line
-overrides single keys (`--batch_size 64`); `src/cli.py` does both.
+Sources of the values: [slim] TF-Slim, `research/slim/nets/nasnet/nasnet.py` and `train_image_classifier.py`;
+[paper] arXiv 1707.07012, section A.1. A preset changes a few keys, and the command line changes single keys
+(`--batch_size 64`). `src/cli.py` puts them together.
 """
 
 nasnet_a_mobile_config_gpu = {
     # Run
-    'random_seed': 1,             # weights, order, augmentation and dropout all follow from it
-    'rank': 0,                    # this process among group_size; set by the launcher when distributed
-    'group_size': 1,              # number of data-parallel processes; set by the launcher likewise
-    'work_nums': 8,               # threads that decode images, at most the machine's cores
+    'random_seed': 1,             # weights, order, augmentation and dropout follow from it
+    'rank': 0,                    # number of this process among group_size; the launcher sets it
+    'group_size': 1,              # number of data-parallel processes (ranks); the launcher sets it
+    'work_nums': 8,               # threads that decode images, at most the number of cores
     'epoch_size': 500,            # epochs to train
     'log_steps': 100,             # steps between two lines of the log
 
     # Checkpoints
-    'save_checkpoint_steps': 0,   # steps between checkpoints within an epoch; 0: at the end of each epoch alone
-    'keep_checkpoint_max': 100,   # newest checkpoints kept
+    'save_checkpoint_steps': 0,   # steps between checkpoints within an epoch; 0: only at the end of each epoch
+    'keep_checkpoint_max': 100,   # number of newest checkpoints that are kept
     'ckpt_path': './checkpoint/', # folder of checkpoints, class list and metrics.csv
-    'on_save_error': 'stop',      # a checkpoint cannot be written: stop, or continue and try the next one
-    'is_save_on_master': 1,       # 1: rank 0 alone writes checkpoints; 0: every rank writes its own
+    'on_save_error': 'stop',      # if a checkpoint cannot be written: stop, or continue and try the next one
+    'is_save_on_master': 1,       # 1: only rank 0 writes checkpoints; 0: every rank writes its own
 
     # Data
-    'batch_size': 32,             # images a process reads and runs at once [slim]
-    'accumulation_steps': 1,      # so many batches make one step: their mean gradient; BatchNorm sees single ones
+    'batch_size': 32,             # images of one batch on one rank [slim]
+    'accumulation_steps': 1,      # number of batches whose gradients are averaged into one step; BatchNorm sees
+                                  # each batch separately
     'num_classes': 1000,          # ImageNet
-    'image_size': 224,            # pixels, height and width of a training and evaluation image
-    'crop_min_area': 0.08,        # smallest share of an image that a training crop shows (Inception's)
-    'on_bad_image': 'skip',       # an unreadable file: skip (name it, take another) or stop
-    'color_jitter': 0.4,          # brightness, contrast and saturation are scaled by 1 -/+ this; 0: off
+    'image_size': 224,            # height and width of the images that the network gets, in pixels
+    'crop_min_area': 0.08,        # smallest share of an image's area that a training crop shows (Inception)
+    'on_bad_image': 'skip',       # an unreadable file: skip (name it and take another one) or stop
+    'color_jitter': 0.4,          # brightness, contrast and saturation are scaled by 1 - this to 1 + this; 0: off
 
     # Network
-    'penultimate_filters': 1056,  # channels before the classifier, 24 x the first stage's filters [paper]
-    'cells_per_stage': 4,         # normal cells in each of the three stages [paper]: 4 @ 1056
-    'bn_decay': 0.9997,           # decay of the BatchNorm moving averages [slim]
-    'dropout_keep_prob': 0.5,     # share of features kept before the classifier [slim]
-
-    'freeze': 'none',             # backbone: train the classifiers alone, the rest stays as it is
+    'penultimate_filters': 1056,  # channels before the classifier, 24 times the filters of the first stage [paper]
+    'cells_per_stage': 4,         # normal cells in each of the three stages: 4 @ 1056 [paper]
+    'bn_decay': 0.9997,           # decay of BatchNorm's moving averages [slim]
+    'dropout_keep_prob': 0.5,     # share of the features that dropout keeps before the classifier [slim]
+    'freeze': 'none',             # backbone: only the classifiers are trained
 
     # Loss
-    'label_smooth_factor': 0.1,   # probability spread evenly over all classes [slim]
+    'label_smooth_factor': 0.1,   # probability that is spread evenly over all classes [slim]
     'aux_factor': 0.4,            # weight of the auxiliary head's loss [slim]; 0: no auxiliary head
 
     # Optimizer: RMSProp as TensorFlow 1 defines it
-    'lr_init': 0.04,              # learning rate of the first epochs for each process [slim]
+    'lr_init': 0.04,              # learning rate of the first epochs for one rank [slim]
     'lr_decay_rate': 0.97,        # the learning rate is multiplied by this ... [slim]
-    'num_epoch_per_decay': 2.4,   # ... once in so many epochs, in a staircase [slim]
-    'weight_decay': 0.00004,      # L2 on convolution and dense weights alone [slim]
+    'num_epoch_per_decay': 2.4,   # ... each time this number of epochs has passed, in a staircase [slim]
+    'weight_decay': 0.00004,      # L2 of convolution and dense weights, not of biases and BatchNorm [slim]
     'momentum': 0.9,              # [slim]
-    'opt_eps': 1.0,               # inside the root [slim]
+    'opt_eps': 1.0,               # epsilon inside the square root [slim]
     'rmsprop_decay': 0.9,         # decay of the mean square [slim]
     'clip_norm': 10.0,            # gradients are scaled down to this global norm [paper]; 0: off
-    'ema_decay': 0.0,             # decay of the moving averages of the weights, TF-Slim's is 0.9999; 0: none
-    'loss_scale': 1,              # multiplies the loss before, divides the gradients after the backward pass;
-                                  # 0: dynamic, halved when they overflow, doubled after 2000 steps without
-    'amp_level': 'O0',            # O0: float32. O2: convolutions and dense layers compute in float16, BatchNorm
-                                  # and the rest in float32. O3: the whole network in float16. auto: O2 on a GPU or
-                                  # an Ascend, O0 on a CPU. Weights, loss, optimizer, evaluation: always float32
+    'ema_decay': 0.0,             # decay of the moving averages of the weights, 0.9999 in TF-Slim; 0: no averages
+    'loss_scale': 1,              # multiplies the loss before the backward pass and divides the gradients after it;
+                                  # 0: dynamic, halved when gradients overflow, doubled after 2000 good steps
+    'amp_level': 'O0',            # O0: float32. O2: convolutions and dense layers compute in float16, BatchNorm and
+                                  # the rest in float32. O3: the whole network computes in float16. auto: O2 on a
+                                  # GPU or an Ascend, O0 on a CPU. Weights, loss, optimizer and evaluation are
+                                  # float32 at each level.
 }
 
 # A preset is a small dict over the defaults.
 presets = {
     'imagenet': {},
-    # Minutes on two cores for a few hundred small images: full width, but one cell a stage and mild
-    # regularisation. Moving averages must follow within a hundred steps, hence bn_decay.
+    # A few hundred small images, minutes on two cores: full width, but one cell in each stage and mild
+    # regularisation. BatchNorm's averages must follow within a hundred steps, hence bn_decay.
     'demo': {
         'epoch_size': 20,
         'log_steps': 10,
@@ -81,26 +82,30 @@ presets = {
     },
     # Own classes from trained weights (--pretrained), a few thousand images.
     'finetune': {
-        'epoch_size': 30,           # the features are there: tens of epochs, not hundreds
+        'epoch_size': 30,           # the features are trained already: tens of epochs are enough
         'log_steps': 10,
         'keep_checkpoint_max': 3,
-        'crop_min_area': 0.25,      # a small set has few views of an object: do not cut it to pieces
-        'bn_decay': 0.99,           # averages of the new images after some hundred steps instead of ten thousand
-        'lr_init': 0.01,            # a quarter: new classifiers learn, old features move slowly
-        'lr_decay_rate': 0.9,       # to 1/20 of it over the 30 epochs
+        'crop_min_area': 0.25,      # a small set shows an object in few views, so crops keep more of it
+        'bn_decay': 0.99,           # the averages fit the new images after some hundred steps
+        'lr_init': 0.01,            # a quarter of the default: classifiers learn, features change slowly
+        'lr_decay_rate': 0.9,       # after 30 epochs the rate is 1/20 of its first value
         'num_epoch_per_decay': 1.0,
-        'weight_decay': 0.0001,     # more, for fewer images to fit by heart
+        'weight_decay': 0.0001,     # more than the default, because few images are easily learned by heart
     },
 }
+
+# A layer over a checkpoint's configuration for evaluation and export: they build no auxiliary head, so its smallest
+# image size does not apply to them.
+without_auxiliary_head = {'aux_factor': 0.0}
 
 choices = {'on_bad_image': ('skip', 'stop'), 'on_save_error': ('stop', 'continue'),
            'freeze': ('none', 'backbone'), 'amp_level': ('O0', 'O2', 'O3', 'auto')}
 
-# What a resumed run may set anew: nothing that changes which bits come out of a step.
+# Keys that a resumed run may change, because no bit of a step's result depends on them.
 free_on_resume = ('rank', 'work_nums', 'epoch_size', 'log_steps', 'save_checkpoint_steps', 'keep_checkpoint_max',
                   'ckpt_path', 'is_save_on_master', 'on_bad_image', 'on_save_error')
 
-# (smallest, largest) allowed value; None: no bound. A key that is absent is free.
+# (smallest, largest) allowed value. None means no bound. Every key with a number has a row.
 ranges = {
     'random_seed': (0, 2 ** 31 - 1), 'rank': (0, None), 'group_size': (1, None), 'work_nums': (1, None),
     'epoch_size': (1, None), 'log_steps': (1, None), 'save_checkpoint_steps': (0, None),

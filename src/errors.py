@@ -2,11 +2,15 @@
 
 
 class UserError(SystemExit):
-    """A mistake the user can mend: the sentence says what is wrong, where, and what to do.
+    """A mistake that the user can mend. The sentence says what is wrong, where it is, and what to do.
 
-    Uncaught, it ends the process with the sentence on stderr and status 1: Python prints the text of a
-    SystemExit and no traceback.
+    If nothing catches it, Python prints the text of a SystemExit on stderr, without a traceback, and ends the
+    process with status 1.
+
+    Attributes:
+        sentence: the sentence without the leading "error: ".
     """
 
     def __init__(self, sentence):
         super().__init__('error: %s' % sentence)
+        self.sentence = sentence

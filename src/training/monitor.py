@@ -12,47 +12,51 @@ from tqdm import tqdm
 from src.errors import UserError
 from src.files import write_text
 
+METRICS = 'metrics.csv'
 COLUMNS = ('epoch', 'step', 'learning_rate', 'loss', 'gradient_norm', 'top1', 'top5', 'images_per_second')
 
 
 class Monitor:
-    """Follows the steps of a run; `step` takes device tensors and reads them only when a line is due.
+    """Follows the steps of a run. It takes tensors of the device and reads them only when a line is due.
 
-    A loss or gradient norm that is not finite ends the run (UserError) when it is read, which is before
-    every checkpoint.
+    To read a tensor waits for the device. A loss or gradient norm that is not finite ends the run (UserError) when it
+    is read, which always happens before a checkpoint is written.
 
     Args:
-        folder: where metrics.csv goes; None: silent, without a file (ranks other than 0).
-        rows: those of an earlier process's metrics.csv, lists of text.
-        epochs: epochs of the whole run.
-        steps: steps per epoch.
-        images: images per step, over all processes.
-        log_steps: steps between two lines.
-        mean: function of a float32 vector, a process's losses -> their means over all processes. All of them
-            then call `step`, `epoch_sums` and `end_epoch` alike.
+        folder: where metrics.csv goes; None (ranks other than 0): nothing is shown or written.
+        epochs: number of epochs of the whole run.
+        steps: number of steps of an epoch.
+        images: number of images of a step, over all ranks.
+        log_steps: number of steps between two lines.
+        rows: rows of metrics.csv that earlier processes of this run have written, lists of text.
+        mean: function of a float32 vector, the losses of this rank -> their means over all ranks. All ranks must
+            then call `step`, `epoch_sums` and `end_epoch` in the same order.
+
+    Attributes:
+        checkpoint: path of the last checkpoint that was written, or None.
     """
 
     def __init__(self, folder, epochs, steps, images, log_steps, rows=(), mean=lambda losses: losses):
-        self.metrics = folder and os.path.join(folder, 'metrics.csv')
+        self.metrics = folder and os.path.join(folder, METRICS)
         self.terminal = _terminal() if folder else None
         self.epochs, self.steps, self.images, self.log_steps, self.mean = epochs, steps, images, log_steps, mean
         self.rows = [list(row) for row in rows]
-        self.waiting = []                # (epoch, step, loss, norm, learning rate) since the last line
-        self.checkpoint = None           # path of the last one written
-        self.sums = [0, 0.0, 0.0]        # steps of this epoch, sum of their losses and gradient norms
+        self.waiting = []                # (epoch, step, loss, norm, learning rate) of steps that were not read yet
+        self.checkpoint = None
+        self.sums = (0, 0.0, 0.0)        # steps of this epoch that are done, sum of their losses, of their norms
         self.loss = None
-        self.done = 0                    # steps since start, the first (graph compilation) not counted
-        self.clock = None
+        self.done = 0                    # steps of this process without the first, which compiles the graph
+        self.clock = None                # time at which the first step had ended, later by all pauses
         self.bar = None
 
     def begin_epoch(self, epoch, sums=(0, 0.0, 0.0)):
-        """Epoch `epoch`, from 1, starts; `sums`: those of its steps that an earlier process has done."""
-        self.sums = list(sums)
+        """Epoch `epoch` (from 1) starts; `sums` are those of its steps that an earlier process has done."""
+        self.sums = tuple(sums)
         self.bar = tqdm(total=self.steps, initial=self.sums[0], desc='epoch %d/%d' % (epoch, self.epochs), unit='step',
                         leave=False, file=self.terminal, disable=self.terminal is None, dynamic_ncols=True)
 
     def step(self, epoch, step, loss, norm, learning_rate):
-        """Step `step`, from 1, of epoch `epoch` has been launched."""
+        """Step `step` of epoch `epoch` (both from 1) has been started on the device."""
         self.waiting.append((epoch, step, loss, norm, learning_rate))
         self.bar.update()
         if self.clock is None:
@@ -69,7 +73,7 @@ class Monitor:
             self.bar.set_postfix_str('loss %.4f, %.1f img/s' % (self.loss, self.speed()))
 
     def end_epoch(self, epoch, learning_rate, accuracy=None):
-        """Epoch `epoch` is over: a row more for `write`, a line of the log."""
+        """Epoch `epoch` is over: add a row for `write` and print a line. `accuracy` is that of the validation."""
         self.bar.close()
         steps, losses, norms = self.epoch_sums()
         self.rows.append([str(epoch), str(epoch * self.steps), '%.8g' % learning_rate, '%.6f' % (losses / steps),
@@ -82,52 +86,52 @@ class Monitor:
         self.print(text)
 
     def write(self):
-        """Write metrics.csv anew.
+        """Write metrics.csv with all rows.
 
         Raises:
-            SaveError: the folder cannot be written or the disk is full; the file is as it was.
+            SaveError: the folder cannot be written or the disk is full. The file is as it was.
         """
         if self.metrics and self.rows:
             text = io.StringIO(newline='')
             csv.writer(text).writerows([COLUMNS] + self.rows)
-            write_text(self.metrics, text.getvalue(), 'make room or choose another --ckpt_path')
+            write_text(self.metrics, text.getvalue(), 'choose another --ckpt_path')
 
     def best(self):
-        """(validation top-1 in per cent, epoch) of the best epoch so far, the earliest; (0, 0) without any."""
+        """(top-1 in per cent, epoch) of the epoch with the best validation so far, the earliest; (0, 0) if none."""
         top1, negative = max(((float(row[5]), -int(row[0])) for row in self.rows if row[5]), default=(0, 0))
         return 100 * top1, -negative
 
     def epoch_sums(self):
         """(steps, sum of losses, sum of gradient norms) of this epoch so far, for a checkpoint."""
         self._read()
-        return tuple(self.sums)
+        return self.sums
 
     def pause(self, seconds):
-        """Leave `seconds` spent on something else out of the speed."""
+        """Do not count `seconds`, which were spent on something else than training, in the speed."""
         if self.clock is not None:
             self.clock += seconds
 
     def speed(self):
-        """Images per second over all processes since the first step; 0 before the second."""
+        """Images per second over all ranks since the first step; 0 before the second."""
         return 0.0 if self.clock is None else self.done * self.images / max(time.time() - self.clock, 1e-9)
 
     def print(self, text):
-        """A line for the log, clear of the bar."""
+        """Print a line without disturbing the bar."""
         if self.metrics:
             with tqdm.external_write_mode(file=sys.stdout):
                 print(text, flush=True)
 
     def _read(self):
+        """Read the waiting losses and norms from the device, add them up, and check that they are finite."""
         losses = np.array([loss.asnumpy() for _, _, loss, _, _ in self.waiting], np.float32)
         for (epoch, step, _, norm, rate), loss in zip(self.waiting, self.mean(losses) if self.waiting else ()):
             self.loss, norm = float(loss), float(norm.asnumpy())
             if not math.isfinite(self.loss) or not math.isfinite(norm):
                 self.bar.close()
                 raise UserError('training has diverged in epoch %d, step %d: loss %g, gradient norm %g, learning rate '
-                                '%g; the last good checkpoint is %s; start anew with a lower --lr_init, from it by '
-                                '--pretrained'
-                                % (epoch, step, self.loss, norm, rate, self.checkpoint or 'none'))
-            self.sums = [self.sums[0] + 1, self.sums[1] + self.loss, self.sums[2] + norm]
+                                '%g; the last good checkpoint is %s; start a new run with a lower --lr_init, from it '
+                                'by --pretrained' % (epoch, step, self.loss, norm, rate, self.checkpoint or 'none'))
+            self.sums = (self.sums[0] + 1, self.sums[1] + self.loss, self.sums[2] + norm)
         self.waiting = []
 
 
@@ -140,7 +144,7 @@ def duration(seconds):
 
 
 def _terminal():
-    """The terminal to draw a bar on: stderr, or the descriptor a script that pipes our output kept open."""
+    """The terminal for the bar, or None: stderr, or the one that a script keeps open for programs that it logs."""
     if sys.stderr.isatty():
         return sys.stderr
     descriptor = os.environ.get('PROGRESS_FD', '')

@@ -1,24 +1,26 @@
-"""ReLU and depthwise convolutions by depthwise.cc, for a CPU, where MindSpore's own take most of a step."""
+"""ReLU and depthwise convolutions by depthwise.cc. On a CPU MindSpore's own operators for them take most of a step."""
 import ctypes
 import functools
 import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 
-from nasnet_a_mobile import Depthwise
+from src.errors import UserError
+from src.files import whole_file
 from src.framework import mindspore, nn, ops
+from src.network.layers import Depthwise
 
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'depthwise.cc')
 COMMAND = ('c++', '-std=c++17', '-O3', '-march=native', '-fopenmp', '-shared', '-fPIC')
 
 
 def use_own_kernels(network):
-    """Let `network`, when it is next compiled, convolve float32 depthwise by depthwise.cc; returns it.
+    """Let `network` compute its float32 depthwise convolutions by depthwise.cc when it is compiled; returns it.
 
-    The same function and gradients but for rounding. On a device other than a CPU, in PyNative mode, and where the
-    kernels cannot be had, nothing changes. A network for export must stay as it is: they are of this machine alone.
+    The function and the gradients are the same but for rounding. Nothing changes on a device other than a CPU, in
+    PyNative mode, and where the kernels cannot be compiled or loaded. Do not call this for a network that is to be
+    exported, because the kernels exist only on this machine.
     """
     if (mindspore.get_context('device_target') == 'CPU' and mindspore.get_context('mode') == mindspore.GRAPH_MODE
             and library()):
@@ -31,9 +33,10 @@ def use_own_kernels(network):
 
 @functools.lru_cache(None)
 def library():
-    """Path of depthwise.cc compiled for this machine, by an earlier process or now; None: said why not.
+    """Path of depthwise.cc compiled for this machine. None: it cannot be had, and stderr says why.
 
-    It lies in the user's cache under a name that stands for all it was made from.
+    It lies in the user's cache, under a name that depends on everything it was made from, so that it is compiled
+    only once.
     """
     folder = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'nasnet_a_mobile')
     try:
@@ -42,20 +45,20 @@ def library():
             raise OSError('MindSpore takes no path with a colon: %s' % path)
         if not os.path.exists(path):
             os.makedirs(folder, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as part:      # several processes may start at once
-                _run(COMMAND + ('-o', os.path.join(part, 'new.so'), SOURCE))
-                os.replace(os.path.join(part, 'new.so'), path)
+            with whole_file(path, 'set XDG_CACHE_HOME to a folder that can be written') as unfinished:
+                _run(COMMAND + ('-o', unfinished, SOURCE))
         ctypes.CDLL(path)       # MindSpore would not say why it cannot be loaded
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = (getattr(error, 'stderr', None) or str(error)).strip().split('\n')[0]
-        print('slower on this CPU: src/depthwise.cc could not be compiled or loaded (%s); it needs a C++ compiler '
-              'called c++, with OpenMP, and XDG_CACHE_HOME or ~/.cache to keep the result' % reason, file=sys.stderr)
+    except (OSError, subprocess.CalledProcessError, UserError) as error:
+        reason = getattr(error, 'stderr', None) or getattr(error, 'sentence', None) or str(error)
+        print('slower on this CPU: src/network/cpu/depthwise.cc could not be compiled or loaded (%s); it needs a C++ '
+              'compiler called c++, with OpenMP, and XDG_CACHE_HOME or ~/.cache to keep the result'
+              % reason.strip().split('\n')[0], file=sys.stderr)
         return None
     return path
 
 
 def _origin():
-    """Digest of the source, the command, the compiler and the processor."""
+    """Digest of the source, the command, the compiler and the processor, 16 hexadecimal digits."""
     with open(SOURCE, 'rb') as source, open('/proc/cpuinfo') as cpuinfo:
         kinds = ('model name', 'flags', 'Features', 'CPU part')
         processor = sorted({line for line in cpuinfo if line.startswith(kinds)})
@@ -69,10 +72,14 @@ def _run(command):
 
 
 class OwnKernels(nn.Cell):
-    """construct(inputs ((N, C_i, H, W), ...), weights ((D_j, 1, K_j, K_j), ...)) -> (N, C, H / stride, W / stride).
+    """ReLU, then depthwise convolutions that pad 'same'; everything is float32.
 
-    ReLU and depthwise convolutions padded 'same', all float32. C, the sum of all C_i and of all D_j, is `channels`:
-    each weight convolves its share of the channels, in their order. `stride` is 1 or 2.
+    construct(inputs ((N, C_i, H, W), ...), weights ((D_j, 1, K_j, K_j), ...)) -> (N, C, H / stride, W / stride).
+    Each weight convolves its share of the channels, in their order.
+
+    Args:
+        channels: C, the sum of all C_i and also of all D_j.
+        stride: 1 or 2.
     """
 
     def __init__(self, channels, stride):
@@ -87,13 +94,13 @@ class OwnKernels(nn.Cell):
         def all_but_last(*of_inputs):
             return of_inputs[:-1]
         self.forward = ops.Custom(library() + ':forward', out_shape, first, 'aot')
-        self.forward.add_prim_attr('stride', stride)        # 1.10 infers shapes once for operators that look alike
+        self.forward.add_prim_attr('stride', stride)        # without it MindSpore 1.10 takes two operators for one
         self.backward = ops.Custom(library() + ':backward', all_but_last, all_but_last, 'aot')
 
     def construct(self, inputs, weights):
         return self.forward(*inputs, *weights)
 
     def bprop(self, inputs, weights, _, gradient):
-        """Gradients of inputs and weights."""
+        """Gradients of the inputs and of the weights."""
         gradients = self.backward(*inputs, *weights, gradient)
         return gradients[:len(inputs)], gradients[len(inputs):]

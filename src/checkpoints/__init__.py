@@ -1,0 +1,1 @@
+"""Checkpoint files, and the folder in which a training run keeps them."""

@@ -1,0 +1,133 @@
+"""Accuracy of a network over a data set, with every image counted once."""
+import time
+from collections import namedtuple
+
+import numpy as np
+
+from src.checkpoints.checkpoint import arrays_of, load, network_config, restore
+from src.cli import make_config, replace
+from src.config import without_auxiliary_head
+from src.dataset import create_dataset
+from src.distributed.group import Group, failing_for_all, join
+from src.errors import UserError
+from src.framework import Tensor, nn
+from src.input.preprocess import Preprocess
+from src.network.build import build_network
+from src.network.cpu.depthwise import use_own_kernels
+from src.network.fold import fold
+from src.network.precision import Precision
+
+Accuracy = namedtuple('Accuracy', 'top1 top5 images skipped images_per_second')
+
+
+class EvalStep(nn.Cell):
+    """construct(images (N, H, W, 3) uint8) -> logits (N, K) of the network in evaluation mode and in float32.
+
+    Args:
+        network: NASNetAMobile; an auxiliary head is not used.
+        precision: Precision that the network is trained with between evaluations.
+    """
+
+    def __init__(self, network, precision=Precision()):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.precision = precision
+        self.preprocess = Preprocess()
+        self.has_auxiliary = network.auxiliary_head is not None
+
+    def construct(self, images):
+        outputs = self.network(self.preprocess(images))
+        return outputs[0] if self.has_auxiliary else outputs
+
+    def set_train(self, mode=True):
+        """Set the training mode of all cells, and the precision of the network."""
+        super().set_train(mode)
+        self.precision.for_evaluation(self.network)
+        return self
+
+
+def evaluate(step, dataset, group=Group(), see=None):
+    """Run an EvalStep over a data set -> Accuracy; top1 and top5 are shares from 0 to 1.
+
+    Every rank evaluates its share of the images, and all ranks get the accuracy over all of them.
+
+    Args:
+        see: called for each batch with (position of its first row among this rank's rows, Batch, logits (N, K)
+            float32 array); None: not called.
+
+    Raises:
+        UserError: logits are not finite, or no image could be read.
+    """
+    correct, images, start = np.zeros(2, np.int64), 0, time.time()
+    step.set_train(False)
+    for number, batch in enumerate(dataset.batches(0)):
+        logits = step(Tensor(batch.images)).asnumpy()
+        if not np.isfinite(logits).all():
+            raise UserError('the network returns values that are not finite: the checkpoint is of a diverged run')
+        if see is not None:
+            see(number * len(logits), batch, logits)
+        correct += count_correct(logits, batch.labels, batch.valid)
+        images += int(batch.valid.sum())
+    top1, top5, images, skipped = group.sum(np.array([*correct, images, len(dataset.skipped)], np.int64))
+    if images == 0:
+        raise UserError('no image of the data set could be read')
+    return Accuracy(top1 / images, top5 / images, int(images), int(skipped), images / (time.time() - start))
+
+
+def count_correct(logits, labels, valid):
+    """Of the rows with valid 1, how many have their label among the first 1 and the first 5 logits, (2,) int64.
+
+    Of equal logits the one with the lower class number comes first.
+    """
+    best = np.argsort(-logits, axis=1, kind='stable')[:, :5]
+    hits = (best == labels[:, None]) & (valid[:, None] > 0)
+    return np.array([hits[:, 0].sum(), hits.sum()], np.int64)
+
+
+def inference_step(checkpoint, config, weights=None):
+    """An EvalStep of the network of a checkpoint, in its fastest form for the device in use.
+
+    Args:
+        weights: 'raw', 'ema' or None, see `restore`.
+    """
+    network = build_network(config, training=False)
+    restore(checkpoint, network, weights)
+    return EvalStep(use_own_kernels(fold(network)))
+
+
+def evaluate_checkpoint(flags, given):
+    """What eval.py does for --dataset_path: print the accuracy of a checkpoint and write the report.
+
+    Args:
+        flags: those of eval.py.
+        given: {configuration key: value} of the command line, over the configuration of the checkpoint.
+    """
+    checkpoint = load(flags.checkpoint)
+    config = make_config(without_auxiliary_head, network_config(checkpoint), given)
+    group = join(flags.platform, flags.device_id, flags.is_distributed)
+    with failing_for_all(group):
+        _evaluate_checkpoint(flags, checkpoint, replace(config, rank=group.rank, group_size=group.size), group)
+
+
+def _evaluate_checkpoint(flags, checkpoint, config, group):
+    from src.inference.classify import class_names, readable    # it imports this module
+    folders = class_names(checkpoint, config.num_classes)
+    step = inference_step(checkpoint, config, flags.weights)
+    dataset = create_dataset(flags.dataset_path, config, training=False, class_names=folders)
+    if group.size > 1:
+        group.require_agreement(config, arrays_of(step.network), {'images': dataset.describe()})
+    report = None
+    if flags.report:
+        from src.inference.report import Report     # matplotlib takes a second to import
+        report = Report(dataset, readable(folders, config.num_classes))
+    start = time.time()
+    accuracy = evaluate(step, dataset, group, report and report.see)
+    if group.rank > 0:
+        return
+    print('acc=%.2f%%(TOP1)' % (100 * accuracy.top1))
+    print('acc=%.2f%%(TOP5)' % (100 * accuracy.top5))
+    print('%d images, %d unreadable and left out, %.1f s with graph compilation, %.1f img/s'
+          % (accuracy.images, accuracy.skipped, time.time() - start, accuracy.images_per_second))
+    if report:
+        report.write(flags.report)
+        print('report: %s' % flags.report)

@@ -1,0 +1,1 @@
+"""Training: the recipe as one compiled step, and the run around it."""

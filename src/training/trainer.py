@@ -1,0 +1,270 @@
+"""One training run: set up, epochs of steps, validation, checkpoints, and the end that a signal asks for."""
+import os
+import shlex
+import sys
+import time
+
+import numpy as np
+
+from src.checkpoints.checkpoint import arrays_of, load, network_config, restore, save
+from src.checkpoints.run_folder import (CLASS_NAMES, START, check_room, checkpoint_path, find_checkpoint, keep_best,
+                                        open_folder, prune, resume, save_class_names)
+from src.cli import make_config, replace
+from src.config import presets
+from src.dataset import create_dataset
+from src.distributed.group import failing_for_all, join
+from src.errors import UserError
+from src.files import SaveError
+from src.inference.evaluation import EvalStep, evaluate
+from src.lr_generator import learning_rate
+from src.network.build import build_network
+from src.network.initialize import initialize
+from src.network.precision import resolve_amp_level
+from src.signals import StopRequest
+from src.training.monitor import Monitor
+from src.training.train_step import StepRunner, build_train_step
+
+STOP_CHECK_STEPS = 10   # steps after which ranks on GPUs ask each other whether to stop; the question waits for them
+
+
+def train(flags, given):
+    """What train.py does.
+
+    Args:
+        flags: those of train.py.
+        given: {configuration key: value} of the command line.
+    """
+    pretrained = flags.pretrained and load(flags.pretrained)
+    network = network_config(pretrained) if pretrained else {}
+    network.pop('num_classes', None)        # the data may have other classes
+    config = make_config(presets[flags.preset], network, given)
+    if config.group_size > 1 and not flags.is_distributed:
+        raise UserError('group_size %d without --is_distributed True: leave it to the launcher, start with '
+                        'scripts/run_distribute_train_for_gpu.sh' % config.group_size)
+    group = join(flags.platform, flags.device_id, flags.is_distributed)
+    with failing_for_all(group):
+        config = replace(config, rank=group.rank, group_size=group.size,
+                         amp_level=resolve_amp_level(config.amp_level, flags.platform))
+        trainer = Trainer(flags, config, group, pretrained)
+        trainer.run()
+        if trainer.writes and trainer.monitor.checkpoint:
+            print('last checkpoint: %s' % trainer.monitor.checkpoint)
+
+
+class Trainer:
+    """A training run on this rank.
+
+    Args:
+        flags: those of train.py.
+        config: the configuration of this rank.
+        group: the ranks of the run.
+        pretrained: a Checkpoint whose weights the run starts from, or None.
+
+    Attributes:
+        writes: whether this rank writes checkpoints.
+        steps: number of steps of an epoch.
+        trainer_state: what a checkpoint holds beside the network (optimizer, loss scale, moving averages).
+        per_rank_parameters: BatchNorm's statistics (and averages of them), which each rank computes from its own
+            images. Before they are saved or used for validation, all ranks take rank 0's, as TF-Slim does. So one
+            checkpoint resumes all ranks.
+        stop_check_interval: number of steps after which ranks ask each other whether one of them is to stop.
+        position: where the run starts or goes on.
+        monitor: what a person sees of the run.
+    """
+
+    def __init__(self, flags, config, group, pretrained=None):
+        self.flags, self.config, self.group, self.pretrained = flags, config, group, pretrained
+        self.writes = group.rank == 0 or not config.is_save_on_master
+        self.stop_check_interval = 1 if flags.platform == 'CPU' or group.size == 1 else STOP_CHECK_STEPS
+        self.dataset = create_dataset(flags.dataset_path, config, training=True)
+        self.validation = flags.eval_dataset_path and create_dataset(
+            flags.eval_dataset_path, config, training=False, class_names=self.dataset.class_names)
+        self.steps = self.dataset.get_dataset_size()
+        self._build()
+        self.position = self._find_position()
+        self._require_agreement()
+        self._open_folder()
+        self.monitor = Monitor(config.ckpt_path if group.rank == 0 else None, config.epoch_size, self.steps,
+                               config.batch_size * config.accumulation_steps * group.size, config.log_steps,
+                               self.position.rows, group.mean)
+        self.monitor.checkpoint = self.position.path
+        self._print_start()
+
+    # --- set up ---------------------------------------------------------------------------------------------
+
+    def _build(self):
+        """Make the network, its training step and its evaluation step."""
+        self.network = initialize(build_network(self.config, training=True), self.config.random_seed)
+        self.new_heads = self.pretrained and restore(self.pretrained, self.network, new_classes=True)
+        self.train_step = build_train_step(self.network, self.config, self.group)
+        self.run_step = StepRunner(self.train_step, self.config, self.steps)
+        self.eval_step = EvalStep(self.network, self.train_step.precision)
+        self.trainer_state = self.train_step.parts()
+        self.per_rank_parameters = [p for p in self.network.get_parameters()
+                                    if p.name.endswith(('.moving_mean', '.moving_variance'))]
+        if self.train_step.average is not None:
+            self.per_rank_parameters.append(self.train_step.average.average)
+
+    def _find_position(self):
+        """Restore the checkpoint that --resume asks for -> Position; the START of a run without one."""
+        found = self.flags.resume and find_checkpoint(self.flags.resume, self.config.ckpt_path, self.group.rank)
+        if not found:
+            return START
+        return resume(found, self.config, self.dataset.num_images, self.network, *self.trainer_state)
+
+    def _require_agreement(self):
+        """UserError if the ranks are not going to do the same."""
+        if self.group.size == 1:
+            return
+        position = self.position
+        self.group.require_agreement(self.config, self._arrays(), {
+            'training images': self.dataset.describe(),
+            'validation images': self.validation and self.validation.describe(),
+            'position': position.path and 'after %d epochs and %d steps' % (position.epoch, position.sums[0])})
+
+    def _open_folder(self):
+        """Make the folder of the run and check that checkpoints can be written into it."""
+        if not self.writes:
+            return
+        folder, arrays = self.config.ckpt_path, self._arrays()
+        open_folder(folder, self.group.rank, self.flags.resume)
+        check_room(folder, arrays, 1 if self.config.is_save_on_master else self.group.size)
+        save_class_names(os.path.join(folder, CLASS_NAMES), self.dataset.class_names)
+
+    def _print_start(self):
+        """Print what is trained and where the run starts."""
+        dataset, position = self.dataset, self.position
+        self.monitor.print('training on %s: %d images in %d classes (%d other files ignored), %d epochs of %d steps'
+                           % (self.flags.platform, dataset.num_images, len(dataset.class_names),
+                              dataset.ignored_files, self.config.epoch_size, self.steps))
+        if position.path:
+            self.monitor.print('resuming %s in epoch %d after step %d'
+                               % (position.path, position.epoch + 1, position.sums[0]))
+        elif self.flags.resume:
+            self.monitor.print('no checkpoint in %s: starting from the beginning' % self.config.ckpt_path)
+        if self.pretrained and not position.path:
+            self.monitor.print('starting from %s%s' % (self.pretrained.path, '; newly drawn: ' + ', '.join(
+                self.new_heads) if self.new_heads else ''))
+
+    # --- the loop -------------------------------------------------------------------------------------------
+
+    def run(self):
+        """Train to the last epoch."""
+        self.update_metrics_and_best()      # a kill may have come between a checkpoint and these
+        self.stop = StopRequest()
+        sums = self.position.sums
+        for epoch in range(self.position.epoch, self.config.epoch_size):
+            self.train_epoch(epoch, sums)
+            self.finish_epoch(epoch)
+            sums = START.sums
+        self.group.barrier()                # rank 0 may still be writing
+
+    def train_epoch(self, epoch, sums):
+        """Run the steps of `epoch` (from 0) that `sums` says are not done yet."""
+        self.train_step.set_train(True)
+        self.monitor.begin_epoch(epoch + 1, sums)
+        batches = self.dataset.batches(epoch, sums[0])
+        try:
+            for step in range(sums[0], self.steps):
+                loss, norm, rate = self.run_step(batches, epoch, step)
+                self.monitor.step(epoch + 1, step + 1, loss, norm, rate)
+                self.after_step(epoch, step + 1)
+        finally:
+            batches.close()
+
+    def after_step(self, epoch, done):
+        """Save a checkpoint if one is due, and end the run if a signal has asked for it; `done` steps are done."""
+        interval = self.config.save_checkpoint_steps
+        due = interval and done % interval == 0
+        status = 0
+        if due or done % self.stop_check_interval == 0 or done == self.steps:
+            status = self.stop_status()
+        if due or status:
+            self.save(epoch, done, epoch, self.monitor.epoch_sums())
+        if status:
+            self.end(status)
+
+    def finish_epoch(self, epoch):
+        """Validate, write the epoch's line and row, and save."""
+        accuracy = None
+        if self.validation:
+            # A kill during the validation costs no step.
+            self.save(epoch, self.steps, epoch, self.monitor.epoch_sums())
+            accuracy = self.validate()
+        rate = learning_rate((epoch + 1) * self.steps - 1, self.steps, self.config)
+        self.monitor.end_epoch(epoch + 1, rate, accuracy)
+        self.save(epoch, self.steps, epoch + 1, START.sums)
+        status = self.stop_status()
+        if status:
+            self.end(status)
+
+    def validate(self):
+        """Accuracy on the validation images, with the moving averages if there are any."""
+        paused, average = time.time(), self.train_step.average
+        if average is None:
+            accuracy = evaluate(self.eval_step, self.validation, self.group)
+        else:
+            with average.applied():
+                accuracy = evaluate(self.eval_step, self.validation, self.group)
+        self.monitor.pause(time.time() - paused)
+        return accuracy
+
+    # --- what is written ------------------------------------------------------------------------------------
+
+    def save(self, epoch, step, resume_epoch, sums):
+        """Write the checkpoint {epoch + 1}_{step}. From it a run goes on in `resume_epoch` with `sums`.
+
+        Every rank must call this, also one that does not write.
+        """
+        self.group.take_rank_0s(self.per_rank_parameters)
+        if not self.writes:
+            return
+        paused, config = time.time(), self.config
+        path = checkpoint_path(config.ckpt_path, self.group.rank, epoch + 1, step)
+        meta = {'epoch': resume_epoch, 'sums': sums, 'rows': self.monitor.rows, 'images': self.dataset.num_images,
+                'config': vars(config)}
+        written = self._try(save, path, self._arrays(), meta)
+        if written:
+            self.monitor.checkpoint = path
+        self.update_metrics_and_best()
+        if written:
+            prune(config.ckpt_path, self.group.rank, config.keep_checkpoint_max)
+        self.monitor.pause(time.time() - paused)
+
+    def update_metrics_and_best(self):
+        """Bring metrics.csv and the best checkpoint up to date; only rank 0 does."""
+        if self.group.rank == 0:
+            self._try(self.monitor.write)
+            self._try(keep_best, checkpoint_path(self.config.ckpt_path, 0, self.monitor.best()[1], self.steps))
+
+    def _arrays(self):
+        return arrays_of(self.network, *self.trainer_state)
+
+    def _try(self, write, *arguments):
+        """Call `write`; returns whether it could write. If not, on_save_error decides whether the run goes on."""
+        try:
+            write(*arguments)
+            return True
+        except SaveError as error:
+            if self.config.on_save_error == 'stop':
+                raise
+            print('warning: %s' % error.sentence, file=sys.stderr, flush=True)
+            return False
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def stop_status(self):
+        """The status to end with, or 0 to go on. If one rank is asked to end, all ranks get that status."""
+        terminated, interrupted = self.group.sum(np.array([self.stop.status == 143, self.stop.status == 130], np.int64))
+        return 143 if terminated else 130 if interrupted else 0
+
+    def end(self, status):
+        """Print the command that goes on, and end the process with the status of the signal."""
+        self.group.barrier()                # rank 0 may still be writing
+        path = self.monitor.checkpoint
+        if path and self.group.rank == 0:
+            command = ' '.join(map(shlex.quote, [sys.executable] + sys.argv)) if self.group.size == 1 \
+                else 'the same launch with'
+            # If --resume stands in a command twice, the last one counts.
+            print('stopped by a signal; this goes on: %s --resume %s' % (command, shlex.quote(path)), flush=True)
+        sys.exit(status)
