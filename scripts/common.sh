@@ -1,24 +1,24 @@
-# Sourced by the scripts beside it, which run as `sh FILE` from any directory.
+# The scripts beside this file source it. They run as `sh FILE` from any directory.
 #
-# The Python environment is .venv in the project's folder. PYTHON=INTERPRETER in the environment chooses
-# another interpreter and the environment .venv-X.Y of its version, so that both framework generations can
-# live side by side. PLATFORM (GPU, CPU or Ascend; default GPU) is what --platform is set to.
+# The Python environment is .venv in the project's folder. PYTHON=INTERPRETER in the environment chooses another
+# interpreter, and with it the environment .venv-X.Y of its version, so that both generations of the framework can be
+# installed side by side. PLATFORM (GPU, CPU or Ascend; default GPU) becomes the flag --platform.
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 PLATFORM=${PLATFORM:-GPU}
 
-# fail TEXT: one sentence, status 2.
+# fail TEXT: print one sentence and end with status 2.
 fail() {
     echo "error: $*" >&2
     exit 2
 }
 
-# usable INTERPRETER: it runs and one of the framework's wheels exists for it.
+# usable INTERPRETER: whether it runs and a wheel of the framework exists for its version.
 usable() {
     "$1" -c 'import sys; sys.exit(not (3, 7) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
 }
 
-# versions_of_pyenv X.Y: the interpreters X.Y* that pyenv holds, which its shims may refuse to run.
+# versions_of_pyenv X.Y: the interpreters X.Y* of pyenv, which its shims may refuse to run.
 versions_of_pyenv() {
     command -v pyenv >/dev/null 2>&1 && ls -d "$(pyenv root)/versions/$1"*/bin/python 2>/dev/null
 }
@@ -43,8 +43,8 @@ find_interpreter() {
         "3.7-3.9 for MindSpore 1.10, and name it in PYTHON"
 }
 
-# make_environment FILE: a virtual environment with the requirements of FILE; sets RUN_PYTHON.
-# A stamp says which requirements are in, so a second run installs nothing and a broken one starts over.
+# make_environment FILE: makes a virtual environment with the requirements of FILE and sets RUN_PYTHON.
+# A stamp holds which requirements are installed: a second run installs nothing, and a broken one starts over.
 make_environment() {
     find_interpreter
     RUN_PYTHON=$VENV/bin/python
@@ -60,25 +60,25 @@ make_environment() {
     fi
 }
 
-# choose_environment: the environment if it was made, else the interpreter as it is; sets RUN_PYTHON.
+# choose_environment: sets RUN_PYTHON to the environment's Python, or to the interpreter if there is no environment.
 choose_environment() {
     find_interpreter
     RUN_PYTHON=$VENV/bin/python
     [ -x "$RUN_PYTHON" ] || RUN_PYTHON=$INTERPRETER
 }
 
-# check_device_id TEXT
+# check_device_id TEXT: fails unless TEXT is a number.
 check_device_id() {
     case $1 in '' | *[!0-9]*) fail "DEVICE_ID must be a number from 0, got '$1'" ;; esac
 }
 
-# run_logged FILE COMMAND...: run in the foreground, show the output and append it to FILE; returns the
-# command's status. Signals are passed on, as PASS_ON says, and the command may end in its own time.
-PASS_ON='INT:INT TERM:TERM HUP:TERM'     # a closed terminal is to lose nothing
+# run_logged FILE COMMAND...: runs a command in the foreground, shows its output, appends it to FILE, and returns the
+# command's status. Signals are passed on as PASS_ON says. Then the command ends when it is ready to end.
+PASS_ON='INT:INT TERM:TERM HUP:TERM'    # RECEIVED:SENT; a closed terminal (HUP) must not lose steps
 run_logged() {
     log=$1
     shift
-    if [ -t 1 ]; then   # the progress bar goes to the terminal alone, lines to the log as well
+    if [ -t 1 ]; then   # the progress bar goes only to the terminal, and not into the log
         exec 3>&1
         PROGRESS_FD=3
         export PROGRESS_FD
@@ -93,7 +93,7 @@ run_logged() {
         # shellcheck disable=SC2064
         trap "kill -${pair#*:} $child 2>/dev/null" "${pair%:*}"
     done
-    while :; do         # a trapped signal ends `wait` before the command has ended
+    while :; do         # a trapped signal interrupts `wait` while the command still runs
         wait "$child"
         status=$?
         kill -0 "$child" 2>/dev/null || break

@@ -1,9 +1,9 @@
 #!/bin/sh
-# One rank of run_distribute_train_for_gpu.sh, started by mpirun: runs a command, its output in a log unless it is
-# rank 0, and says which rank it was that failed.
+# One rank of run_distribute_train_for_gpu.sh; mpirun starts it. It runs a command and says which rank has failed. The
+# output of rank 0 is shown, the output of the other ranks goes into a log.
 rank=$OMPI_COMM_WORLD_RANK
 log=$(dirname -- "$0")/train_rank$rank.log
-trap : TERM USR1 USR2       # these reach the command too, and this waits for it
+trap : TERM USR1 USR2       # mpirun sends these to the command too; this script waits for it
 if [ "$rank" = 0 ]; then
     PYTHONUNBUFFERED=1 "$@" &
 else
@@ -11,12 +11,12 @@ else
 fi
 child=$!
 while :; do
-    wait "$child" 2>/dev/null      # without the shell's word on a signal
+    wait "$child" 2>/dev/null      # the shell must not report the signal
     status=$?
     kill -0 "$child" 2>/dev/null || break
 done
 case $status in
-138) status=143 ;;      # SIGUSR1 and SIGUSR2 before the program listened to them
+138) status=143 ;;      # SIGUSR1 or SIGUSR2 came before the program listened to them
 140) status=130 ;;
 esac
 case $status in
@@ -26,7 +26,7 @@ case $status in
     ;;
 *)
     if [ "$rank" != 0 ]; then
-        sleep 3         # what is wrong on every rank is said by rank 0, and mpirun ends this one
+        sleep 3         # if all ranks fail alike, rank 0 says it and mpirun ends this rank meanwhile
         echo "error: rank $rank on $(uname -n) ended with status $status ($log): $(tail -n 1 "$log")" >&2
     fi
     ;;

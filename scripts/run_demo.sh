@@ -1,6 +1,6 @@
 #!/bin/sh
-# From nothing to an exported network in minutes: environment, images, training, evaluation, export.
-# Everything it makes is in demo/ and .venv/; PLATFORM defaults to CPU here.
+# Makes the environment and a few images, trains a small network on them, evaluates it and exports it, in minutes.
+# Everything goes into demo/ and .venv/. PLATFORM is CPU here unless it is set.
 PLATFORM=${PLATFORM:-CPU}
 export PLATFORM
 # shellcheck source=scripts/common.sh

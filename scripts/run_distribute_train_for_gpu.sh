@@ -1,10 +1,13 @@
 #!/bin/sh
-# Train data parallel on several GPUs, one process (rank) for each, started by mpirun of Open MPI 4 or 5.
-# Environment: DEVICE_NUM (default 8) processes, CUDA_VISIBLE_DEVICES the GPUs of this machine to use, HOSTFILE a
-# file of Open MPI's with a line `HOST slots=GPUS` a machine (DEVICE_NUM counts all of them; this folder must be at
-# the same path on each). PLATFORM=CPU DEVICE_NUM=2 runs without a GPU on this machine.
-# Rank 0 shows its output and appends it to scripts/train.log, rank N writes scripts/train_rankN.log on its machine.
-# SIGTERM (status 143) and Ctrl-C (130) save a checkpoint and end all ranks, a second one ends them at once.
+# Train data parallel on several GPUs. mpirun of Open MPI 4 or 5 starts one process (rank) for each GPU.
+# Environment:
+#   DEVICE_NUM            number of processes on all machines together (default 8)
+#   CUDA_VISIBLE_DEVICES  the GPUs of this machine to use
+#   HOSTFILE              a host file of Open MPI with one line `HOST slots=GPUS` for each machine; this folder must be
+#                         at the same path on each machine
+# PLATFORM=CPU DEVICE_NUM=2 runs without a GPU on this machine.
+# Rank 0 shows its output and appends it to scripts/train.log. Rank N writes scripts/train_rankN.log on its machine.
+# SIGTERM (status 143) and Ctrl-C (status 130) save a checkpoint and end all ranks. A second signal ends them at once.
 # shellcheck source=scripts/common.sh
 . "$(dirname -- "$0")/common.sh"
 if [ $# -lt 1 ]; then
@@ -31,7 +34,7 @@ case $version in
 esac
 choose_environment
 
-# Not bound to a core each: a rank decodes images in several threads.
+# Ranks are not bound to one core each, because each decodes images in several threads.
 set -- --quiet --bind-to none -n "$device_num" sh "$ROOT/scripts/rank.sh" "$RUN_PYTHON" "$ROOT/train.py" \
     --platform "$PLATFORM" --is_distributed True --dataset_path "$data_dir" "$@"
 for name in CUDA_VISIBLE_DEVICES LD_LIBRARY_PATH CUDA_HOME PATH; do
@@ -42,10 +45,10 @@ done
 if [ -n "${HOSTFILE:-}" ]; then
     set -- --hostfile "$HOSTFILE" "$@"
 else
-    set -- --oversubscribe "$@"     # more ranks than cores is no mistake
+    set -- --oversubscribe "$@"     # more ranks than cores are allowed
 fi
 [ "$(id -u)" != 0 ] || set -- --allow-run-as-root "$@"
-# mpirun gives ranks one second after SIGTERM or SIGINT, too little for a checkpoint, but it passes on SIGUSR1 and
-# SIGUSR2 and leaves it at that. In a session of its own it does not get the terminal's Ctrl-C.
+# mpirun kills its ranks one second after SIGTERM or SIGINT, which is too short for a checkpoint. SIGUSR1 and SIGUSR2
+# it only passes on. In a session of its own it does not get the terminal's Ctrl-C.
 PASS_ON='INT:USR2 TERM:USR1 HUP:USR1'
 run_logged "$ROOT/scripts/train.log" setsid mpirun "$@"

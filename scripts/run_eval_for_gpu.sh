@@ -1,5 +1,5 @@
 #!/bin/sh
-# Evaluate a checkpoint on one device; the log is scripts/eval.log.
+# Evaluate a checkpoint on one device. The output is also appended to scripts/eval.log.
 # shellcheck source=scripts/common.sh
 . "$(dirname -- "$0")/common.sh"
 if [ $# -lt 3 ]; then

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Train on one device; the log is scripts/train.log.
+# Train on one device. The output is also appended to scripts/train.log.
 # shellcheck source=scripts/common.sh
 . "$(dirname -- "$0")/common.sh"
 if [ $# -lt 2 ]; then

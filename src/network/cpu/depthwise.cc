@@ -1,13 +1,15 @@
-// ReLU and depthwise convolutions of several kernel sizes, padded 'same', on the CPU: forward and backward kernels in
-// the form that MindSpore's Custom operators of type "aot" call.
+// ReLU and depthwise convolutions of several kernel sizes with 'same' padding on a CPU. The kernels, forward and
+// backward, have the form that MindSpore's Custom operators of type "aot" call.
 //
-// The channels of the inputs (N, C_i, H, W), one after another, are shared out among the weights (D_j, 1, K_j, K_j) in
-// their order. Everything is a loop over planes (one channel of one image). A plane is copied with its padding into
-// stride x stride phases, each a stride-1 image with rows `pitch` apart; an output with rows as far apart is then, for
-// every tap of the kernel, one long product of a factor and a shifted phase, whatever the stride and the kernel. The
-// columns between the rows hold no result and are left out when rows are copied back.
+// The inputs (N, C_i, H, W) are taken as one tensor of all their channels. The weights (D_j, 1, K_j, K_j) convolve
+// these channels one share after another. The work is a loop over planes; a plane is one channel of one image.
 //
-// A result does not depend on the number of threads: no sum is shared by two.
+// A plane is copied, with its padding, into stride x stride phases. A phase is an image of every stride-th pixel, so
+// that a convolution of any stride becomes one of stride 1. The rows of a phase are `pitch` apart, and so are the rows
+// of the output. Then each tap of the kernel is one long product of a factor and a shifted phase, for all rows at
+// once. The columns between the rows hold no result; they are left out when rows are copied back.
+//
+// A result does not depend on the number of threads, because no sum is shared by two threads.
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -54,7 +56,7 @@ void dot(const float *in, const int64_t *offsets, int64_t taps, const float *oth
   for (; tap < taps; ++tap) dot_block<1>(in, offsets + tap, other, size, out + tap);
 }
 
-// One side of an image, and where 'same' puts it among the phases.
+// One side of an image, and where 'same' padding puts it in the phases.
 struct Side {
   int64_t size, out_size, before, phase_size;
   Side(int64_t size, int64_t out_size, int64_t stride, int64_t kernel)
@@ -62,7 +64,7 @@ struct Side {
         phase_size(out_size + (kernel - 1) / stride) {}
 };
 
-// Channels next to each other that belong to one input and one weight.
+// Neighbouring channels that belong to the same input and the same weight.
 struct Share {      // of stride 1 or 2, told from the shapes
   int64_t input, input_channels, input_first;     // number of the input, its channels, the first of the share
   int64_t weight, weight_first;
@@ -91,7 +93,7 @@ struct Share {      // of stride 1 or 2, told from the shapes
   }
   int64_t flat_size() const { return whole_lanes(rows.out_size * pitch); }
 
-  // each(position in a plane of the input, position among its phases) for all pixels
+  // Calls each(position in a plane of the input, position in its phases) for all pixels.
   template <typename Each>
   void for_pixels(Each each) const {
     for (int64_t i = 0; i < rows.size; ++i) {
@@ -113,14 +115,14 @@ struct Share {      // of stride 1 or 2, told from the shapes
     }
   }
 
-  // Not while copying: pixels of two phases alternate, and a branch for each would be mispredicted.
+  // This is not done while copying: there the branch would be mispredicted, as pixels of two phases alternate.
   void relu_to_phases(const float *x, float *to) const {
     for_pixels([=](int64_t pixel, int64_t at) { to[at] = x[pixel]; });
     for (int64_t i = 0; i < phases() * phase; ++i) to[i] = to[i] < 0 ? 0 : to[i];     // NaN stays NaN
   }
 };
 
-// The tensors of a call: inputs, weights and what follows.
+// The tensors of a call: inputs, weights, and what follows them.
 struct Call {
   void **params;
   int64_t **shapes;
@@ -129,7 +131,7 @@ struct Call {
   Call(int64_t nparam, void **params, int64_t **shapes, bool gradients)
       : params(params), shapes(shapes), inputs(1) {
     const int64_t both = gradients ? (nparam - 1) / 2 : nparam - 1;
-    // As many inputs as make up the channels of the weights behind them.
+    // The first inputs whose channels add up to the channels of the weights after them.
     int64_t channels = shapes[0][1], others = 0;
     for (int64_t i = 1; i < both; ++i) others += shapes[i][0];
     while (channels < others) {
@@ -199,7 +201,7 @@ extern "C" int backward(int nparam, void **params, int *, int64_t **shapes, cons
         *weight_gradient = call.write(both + 1 + call.inputs + share.weight);
     const int64_t phase_size = whole_lanes(share.rows.phase_size * share.pitch),
         lead = (share.kernel - 1) / share.stride * (share.pitch + 1);   // the largest shift within a phase
-    // A phase's gradient is the gradient of y under the taps that read the phase, shifted the other way.
+    // The gradient of a phase is the sum of y's gradient, shifted the other way, over the taps that read the phase.
     std::vector<std::vector<int64_t>> taps(share.phases()), shifts(share.phases());
     for (int64_t tap = 0; tap < share.taps; ++tap) {
       taps[share.offsets[tap] / share.phase].push_back(tap);
