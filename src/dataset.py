@@ -1,8 +1,9 @@
-"""A folder of images, one folder per class, as batches of uint8 arrays.
+"""A folder of images, with one folder for each class, becomes batches of uint8 arrays.
 
-What a batch holds is a function of (files, configuration, epoch, step) alone: threads only fill rows, and
-every random number comes from `src.draws` by position. So any step of any epoch can be had at once, and
-neither the number of threads nor the split of a global batch over processes changes a byte.
+The content of a batch depends only on the files, the configuration, the epoch and the step: threads only fill the
+rows, and src/input/draws.py computes every random number from the position of an image in the epoch. So any step
+of any epoch can be made without the steps before it. Neither the number of threads nor the split of a global batch
+over processes changes a byte.
 """
 import collections
 import hashlib
@@ -11,33 +12,38 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 
-from src.draws import COLOR, CROP, epoch_order, uniforms
 from src.errors import UserError
-from src.files import write_text
-from src.image import CROP_DRAWS, decode, random_resized_crop, resize_centre_crop
+from src.input.draws import COLOR, CROP, epoch_order, uniforms
+from src.input.image import CROP_DRAWS, decode, random_resized_crop, resize_centre_crop
 
 EXTENSIONS = ('.jpeg', '.jpg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
-AHEAD = 2       # batches in the making beyond the one that is waited for
+AHEAD = 2       # number of batches that are prepared beyond the one that the consumer waits for
 
 Batch = collections.namedtuple('Batch', 'images labels color valid')
 
 
 def create_dataset(dataset_path, config, training, class_names=None):
-    """Scan `dataset_path`, one folder per class -> ImageFolder.
+    """Look for images in a folder that holds one folder for each class.
 
     Args:
-        config: random_seed, rank, group_size, work_nums, batch_size, accumulation_steps, num_classes,
-            image_size, crop_min_area, color_jitter and on_bad_image as attributes (src/config.py).
-        training: shuffled, augmented and without a last incomplete batch; else in file order, every
-            image once.
-        class_names: labels are positions in this list, the one of the training, instead of positions
-            among the folders sorted by name. A folder may be missing, an unknown one is an error.
+        dataset_path: path of the folder.
+        config: needs the attributes random_seed, rank, group_size, work_nums, batch_size, accumulation_steps,
+            num_classes, image_size, crop_min_area, color_jitter and on_bad_image (src/config.py).
+        training: True: the images are shuffled and augmented, and a last incomplete batch is left out. False: the
+            images come in the order of their files, each exactly once.
+        class_names: None, or the list of class names that a training used. A label is the position of a class in
+            this list. A folder of the list may be missing, but a folder that is not in it is an error. Without the
+            list, a label is the position of a folder among the folders sorted by name.
+
+    Returns:
+        An ImageFolder.
 
     Raises:
-        UserError: no such folder, no class, a class without images, too many or unknown classes, fewer
-            training images than a global batch.
+        UserError: the folder does not exist, has no classes or cannot be read; a class has no images; there are
+            too many or unknown classes; a training has fewer images than one step needs.
     """
     folders, ignored = scan(dataset_path)
     names = sorted(folders) if class_names is None else list(class_names)
@@ -58,30 +64,32 @@ def create_dataset(dataset_path, config, training, class_names=None):
 
 
 class ImageFolder:
-    """Made by `create_dataset`.
+    """The images of a data set, and the batches that this rank makes of them. `create_dataset` makes it.
 
     Attributes:
-        num_images: files of all classes and ranks.
-        class_names: list; the label of an image is the position of its folder's name.
-        ignored_files: entries that are neither class folders nor image files by name.
-        skipped: {path: reason} of the files found unreadable so far.
+        num_images: number of image files, of all classes and for all ranks together.
+        class_names: list of str. The label of an image is the position of its folder's name in this list.
+        ignored_files: number of entries that are neither class folders nor, by their name, image files.
+        skipped: {path: reason} of the files that were found unreadable until now.
     """
 
     def __init__(self, path, config, training, class_names, folders, ignored_files):
         self.path, self.config, self.training = path, config, training
         self.class_names, self.ignored_files = class_names, ignored_files
-        # Whole paths of a million files would take twice the memory.
+        # The lists hold only file names. Full paths of a million files would take twice the memory.
         self.files = [name for folder in class_names for name in folders.get(folder, ())]
         self.labels = np.repeat(np.arange(len(class_names), dtype=np.int32),
                                 [len(folders.get(folder, ())) for folder in class_names])
         self.num_images = len(self.files)
         self.skipped = {}
+        self.epochs_begun = 0       # by the iterators of create_tuple_iterator and create_dict_iterator
         self._lock = threading.Lock()
         self._scratch = threading.local()
-        self._epochs = 0        # passed by iterators
+        # This data set has threads of its own. OpenCV's threads below each of them would only cost time.
+        cv2.setNumThreads(0)
 
     def get_dataset_size(self):
-        """Steps of an epoch on this rank."""
+        """Return the number of steps of this rank in one epoch; in an evaluation a step is one batch."""
         config = self.config
         if self.training:
             return self.num_images // (config.batch_size * config.accumulation_steps * config.group_size)
@@ -89,44 +97,49 @@ class ImageFolder:
         return -(-share // config.batch_size)
 
     def describe(self):
-        """Number and names of the images in a few words: equal for equal lists of files."""
+        """Return the number of the images and a digest of their names as a str; equal files give an equal str."""
         names = hashlib.sha256('\n'.join(self.class_names + self.files).encode('utf-8', 'surrogateescape'))
         names.update(self.labels.tobytes())
         return '%d images in %d classes, digest of their names %s' % (self.num_images, len(self.class_names),
                                                                       names.hexdigest()[:8])
 
     def batches(self, epoch, first_step=0):
-        """Generate the batches of this rank in `epoch` from step `first_step` on, both from 0.
+        """Generate the batches of this rank.
 
-        In training `accumulation_steps` batches make a step. They hold the images that one batch of so many
-        times the size would hold, in its order.
+        A training step has `accumulation_steps` batches. Together they hold the same images, in the same order, as
+        one batch of `accumulation_steps` times the size.
+
+        An unreadable file is reported on stderr once. In training the next readable file takes its place, with the
+        same random numbers. In evaluation its row stays empty.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            first_step: number of the first step in this epoch, from 0.
 
         Yields:
-            Batch of images (B, S, S, 3) uint8 RGB, labels (B,) int32, color (B, 3) float32 factors of
-            brightness, contrast and saturation (1 in evaluation), and valid (B,) float32: 1, or 0 in
-            rows without an image, which only evaluation has (after the last image, or unreadable).
-
-        An unreadable file is named on stderr once. In training the next readable one takes its place,
-        with the same draws.
+            Batch with images (B, S, S, 3) uint8 RGB; labels (B,) int32; color (B, 3) float32, the factors of
+            brightness, contrast and saturation, which are 1 in evaluation; valid (B,) float32, which is 1, or 0 in
+            a row without an image. Only evaluation has such rows: after the last image, and for unreadable files.
 
         Raises:
-            UserError: no file of the data set can be read (training), or on_bad_image is stop and one cannot.
+            UserError: in training no file of the data set can be read; or a file cannot be read and on_bad_image
+                is stop.
         """
         order = epoch_order(self.config.random_seed, epoch, self.num_images) if self.training else None
-        # Of small batches more, so that every thread has work.
+        parts = self.config.accumulation_steps if self.training else 1
+        # If the batches are small, more of them are prepared, so that every thread has work.
         ahead = AHEAD + self.config.work_nums // self.config.batch_size
         stop = threading.Event()
         pool = ThreadPoolExecutor(min(self.config.work_nums, os.cpu_count() or 1))
         pending = collections.deque()
         try:
-            parts = self.config.accumulation_steps if self.training else 1
             for number in range(first_step * parts, self.get_dataset_size() * parts):
                 pending.append(self._begin(pool, stop, order, epoch, number))
                 if len(pending) > ahead:
                     yield _finished(pending)
             while pending:
                 yield _finished(pending)
-        finally:        # also when the consumer leaves early
+        finally:        # This also runs when the consumer leaves early.
             stop.set()
             for _, rows in pending:
                 for row in rows:
@@ -134,20 +147,23 @@ class ImageFolder:
             pool.shutdown()
 
     def create_tuple_iterator(self, num_epochs=1, output_numpy=False):
-        """Iterator over [images, labels]; see `create_dict_iterator`."""
-        return _Passes(self, num_epochs, output_numpy, list)
+        """Return an iterator over [images, labels]; see `create_dict_iterator`."""
+        return _EpochIterator(self, num_epochs, output_numpy, list)
 
     def create_dict_iterator(self, num_epochs=1, output_numpy=False):
-        """Iterator over {'image': (N, S, S, 3) uint8, 'label': (N,) int32}, for ordinary MindSpore loops.
+        """Return an iterator over {'image': (N, S, S, 3) uint8, 'label': (N,) int32}, for usual MindSpore loops.
 
-        Each `for` over it is the data set's next epoch; after `num_epochs` of them (-1: never) it is
-        empty. Rows without an image are left out, so the last batch of an evaluation may be shorter.
-        Arrays are Tensors, or NumPy's if output_numpy.
+        Each `for` over the iterator is the next epoch of the data set. Rows without an image are left out, so the
+        last batch of an evaluation may be shorter.
+
+        Args:
+            num_epochs: after this number of epochs the iterator is empty. -1: it never is.
+            output_numpy: True: the values are NumPy arrays. False: they are MindSpore Tensors.
         """
-        return _Passes(self, num_epochs, output_numpy, lambda row: dict(zip(('image', 'label'), row)))
+        return _EpochIterator(self, num_epochs, output_numpy, lambda row: dict(zip(('image', 'label'), row)))
 
     def _begin(self, pool, stop, order, epoch, number):
-        """Start filling the batch `number` of this rank's in `epoch`: (Batch, futures of its rows)."""
+        """Start to fill batch `number` of this rank in `epoch`: return (Batch, list of the futures of its rows)."""
         config = self.config
         size, rows = config.batch_size, np.arange(config.batch_size)
         batch = Batch(np.zeros((size, config.image_size, config.image_size, 3), np.uint8),
@@ -164,6 +180,7 @@ class ImageFolder:
                        for row, index in enumerate(indices[indices < self.num_images].tolist())]
 
     def _fill_training(self, batch, row, index, draws, stop):
+        """Put file `index`, or else the next readable file, into a row of the batch; `stop` ends the search."""
         for other in range(index, index + self.num_images):
             image = self._read(other % self.num_images)
             if image is not None:
@@ -178,6 +195,7 @@ class ImageFolder:
                         % (self.num_images, self.path))
 
     def _fill_evaluation(self, batch, row, index):
+        """Put file `index` into a row of the batch; the row stays empty if the file is unreadable."""
         image = self._read(index)
         if image is not None:
             batch.images[row] = resize_centre_crop(image, self.config.image_size)
@@ -185,9 +203,10 @@ class ImageFolder:
             batch.valid[row] = 1
 
     def _read(self, index):
-        """The image of file `index`, or None if it is unreadable, which is noted the first time.
+        """Return the image of file `index`, (H, W, 3) uint8, or None if it is unreadable.
 
-        It lasts until this thread reads the next one.
+        The first time, an unreadable file is noted in `skipped` and reported. The array may be overwritten when
+        this thread reads its next file.
         """
         path = os.path.join(self.path, self.class_names[self.labels[index]], self.files[index])
         if path in self.skipped:
@@ -196,7 +215,7 @@ class ImageFolder:
         if image is not None:
             return image
         if self.config.on_bad_image == 'stop':
-            raise UserError('%s: %s; mend or remove it, or set --on_bad_image skip' % (path, reason))
+            raise UserError('%s: %s; repair or remove it, or set --on_bad_image skip' % (path, reason))
         with self._lock:
             if path not in self.skipped:
                 self.skipped[path] = reason
@@ -204,17 +223,17 @@ class ImageFolder:
         return None
 
     def _buffer(self, size):
-        """Memory of this thread for one decoded image."""
+        """Return a uint8 vector of at least `size` bytes, which this thread uses again for each image."""
         if getattr(self._scratch, 'pixels', np.empty(0)).size < size:
             self._scratch.pixels = np.empty(size, np.uint8)
         return self._scratch.pixels
 
 
-class _Passes:
-    """Iterator that can be run through once per epoch, as MindSpore's can."""
+class _EpochIterator:
+    """An iterator that starts again in each `for`, once for every epoch, as MindSpore's iterators do."""
 
     def __init__(self, dataset, num_epochs, output_numpy, make_row):
-        self.dataset, self.left = dataset, num_epochs
+        self.dataset, self.epochs_left = dataset, num_epochs
         self.output_numpy, self.make_row = output_numpy, make_row
         self.batches = None
 
@@ -223,16 +242,16 @@ class _Passes:
 
     def __next__(self):
         if self.batches is None:
-            if self.left == 0:
+            if self.epochs_left == 0:
                 raise StopIteration
-            self.left -= 1
-            self.batches = self.dataset.batches(self.dataset._epochs)
-            self.dataset._epochs += 1
+            self.epochs_left -= 1
+            self.batches = self.dataset.batches(self.dataset.epochs_begun)
+            self.dataset.epochs_begun += 1
         for batch in self.batches:
             valid = batch.valid > 0
             row = [batch.images[valid], batch.labels[valid]]
             if not self.output_numpy:
-                from src.framework import Tensor    # the rest of this file works without MindSpore
+                from src.framework import Tensor  # imported here, because the rest works without MindSpore
                 row = [Tensor(array) for array in row]
             return self.make_row(row)
         self.batches = None
@@ -240,39 +259,35 @@ class _Passes:
 
 
 def first_position(config, step, part=0):
-    """Position in the epoch's order of the first image of batch `part` of training step `step`, both from 0."""
+    """Return the position, in the order of the epoch, of the first image of a training batch.
+
+    Args:
+        config: needs the attributes rank, group_size, accumulation_steps and batch_size.
+        step: number of the step in the epoch, from 0.
+        part: number of the batch in the step, from 0 to accumulation_steps - 1.
+    """
     return ((step * config.group_size + config.rank) * config.accumulation_steps + part) * config.batch_size
 
 
-def save_class_names(path, names):
-    """Write one name a line to `path`, whole or not at all.
-
-    Raises:
-        SaveError: the file cannot be written.
-    """
-    write_text(path, ''.join(name + '\n' for name in names), 'make room or choose another folder')
-
-
-def load_class_names(path):
-    """The list that `save_class_names` wrote.
-
-    Raises:
-        UserError: the file cannot be read, or is no list of different names.
-    """
-    try:
-        with open(path, encoding='utf-8', errors='surrogateescape', newline='\n') as file:
-            names = file.read().split('\n')
-    except OSError as error:
-        raise UserError('the class list %s cannot be read (%s): give the one that training wrote'
-                        % (path, error.strerror))
-    if names.pop() or not names or len(set(names)) < len(names) or '' in names:
-        raise UserError('%s is not a list of different class names, one a line: '
-                        'give the one that training wrote' % path)
-    return names
+def _finished(pending):
+    """Wait for the oldest pending batch, remove it from `pending` and return it."""
+    batch, rows = pending[0]
+    for row in rows:
+        row.result()
+    pending.popleft()       # Only now, because until here `batches` must cancel the rows if waiting fails.
+    return batch
 
 
 def read(path, function):
-    """(function of the bytes of a file, None), or (None, why it cannot be used)."""
+    """Apply a function to the bytes of a file.
+
+    Args:
+        path: path of the file.
+        function: takes bytes. It raises a ValueError with a reason if it cannot use them.
+
+    Returns:
+        (result of the function, None), or (None, reason) if the file cannot be used. The reason is a str.
+    """
     try:
         with open(path, 'rb', buffering=0) as file:
             return function(file.read()), None
@@ -282,17 +297,18 @@ def read(path, function):
         return None, str(error)
 
 
-def _finished(pending):
-    """Wait for the oldest batch; it stays in `pending` until then, to be cancelled if the wait is."""
-    batch, rows = pending[0]
-    for row in rows:
-        row.result()
-    pending.popleft()
-    return batch
-
-
 def scan(path):
-    """({class: sorted file names}, number of other entries) of a data set."""
+    """List the images of a data set.
+
+    Args:
+        path: folder that holds one folder for each class. Hidden entries and other files are ignored.
+
+    Returns:
+        ({class name: sorted list of file names}, number of ignored entries). The classes are sorted by name.
+
+    Raises:
+        UserError: `path` is not a readable folder, holds no class folder, or holds a class without images.
+    """
     if not os.path.exists(path):
         raise UserError('the data set %s does not exist: '
                         'give a folder with one folder of images per class' % path)
@@ -303,17 +319,10 @@ def scan(path):
         with os.scandir(path) as entries:
             entries = list(entries)
         classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith('.'))
-        ignored = len(entries) - len(classes)
-        folders = {}
+        folders, ignored = {}, len(entries) - len(classes)
         for name in classes:
-            with os.scandir(os.path.join(path, name)) as entries:
-                seen, files = 0, []
-                for seen, entry in enumerate(entries, 1):
-                    if (entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith('.')
-                            and not entry.is_dir()):     # a dangling link is to be named, not ignored
-                        files.append(entry.name)
-            folders[name] = sorted(files)
-            ignored += seen - len(files)
+            folders[name], others = list_images(os.path.join(path, name))
+            ignored += others
     except OSError as error:
         raise UserError('%s cannot be read (%s): allow this user to read it'
                         % (error.filename, error.strerror))
@@ -325,3 +334,23 @@ def scan(path):
             raise UserError('the class folder %s has no image (%s): add images or remove the folder'
                             % (os.path.join(path, name), ' '.join(EXTENSIONS)))
     return folders, ignored
+
+
+def list_images(folder):
+    """List the entries of one folder that are images by their name, without hidden files.
+
+    Args:
+        folder: path of the folder.
+
+    Returns:
+        (sorted list of file names, number of the other entries).
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    with os.scandir(folder) as entries:
+        entries = list(entries)
+    # `not is_dir` instead of `is_file`: a link whose target is missing must be reported later, not ignored.
+    names = sorted(entry.name for entry in entries if entry.name.lower().endswith(EXTENSIONS)
+                   and not entry.name.startswith('.') and not entry.is_dir())
+    return names, len(entries) - len(names)

@@ -1,12 +1,19 @@
-"""The loss of the recipe: label-smoothed cross entropy, plus the auxiliary head's."""
+"""The loss of the training recipe: cross entropy with label smoothing, also for the auxiliary head."""
 from src.framework import Tensor, mindspore, nn, ops
 
 
 class CrossEntropySmooth(nn.Cell):
-    """Mean softmax cross entropy against targets 1 - s + s/K for the label and s/K elsewhere.
+    """Mean softmax cross entropy with smoothed labels.
 
-    TensorFlow's definition of label smoothing (tf.losses.softmax_cross_entropy).
-    construct(logits (N, K) float, labels (N,) int32) -> float32 scalar.
+    The target is 1 - s + s/K for the class of the label and s/K for every other class, where s is
+    `smooth_factor` and K is `num_classes`. TensorFlow 1 defines label smoothing in the same way
+    (tf.losses.softmax_cross_entropy).
+
+    construct(logits (N, K) float16 or float32, labels (N,) int32) -> float32 scalar.
+
+    Args:
+        num_classes: K, an int.
+        smooth_factor: s, a float from 0 to 1.
     """
 
     def __init__(self, num_classes, smooth_factor):
@@ -23,9 +30,17 @@ class CrossEntropySmooth(nn.Cell):
 
 
 class NASNetLoss(nn.Cell):
-    """CrossEntropySmooth of the network's output: logits, or (logits, auxiliary logits).
+    """CrossEntropySmooth of the main logits, plus `aux_factor` times CrossEntropySmooth of the auxiliary logits.
 
-    The auxiliary logits count `aux_factor` times, on top (TF-Slim: slim.losses weights=0.4).
+    TF-Slim adds the auxiliary loss with weight 0.4 (`train_image_classifier.py`).
+
+    construct(outputs, labels (N,) int32) -> float32 scalar. `outputs` is a pair (logits (N, K), auxiliary
+    logits (N, K)), or only the logits (N, K) if `aux_factor` is 0.
+
+    Args:
+        num_classes: K, an int.
+        smooth_factor: see CrossEntropySmooth.
+        aux_factor: weight of the auxiliary loss, a float. 0: the network has no auxiliary head.
     """
 
     def __init__(self, num_classes, smooth_factor, aux_factor):

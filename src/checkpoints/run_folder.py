@@ -132,7 +132,7 @@ def find_checkpoint(which, folder, rank):
         try:
             return load(path)
         except UserError as error:
-            print('warning: %s' % error, file=sys.stderr, flush=True)
+            print('warning: %s' % error.sentence, file=sys.stderr, flush=True)
     if found:
         raise UserError('none of the %d checkpoints in %s can be used, see above: bring a good one, or start a new '
                         'run in another --ckpt_path' % (len(found), folder))

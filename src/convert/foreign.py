@@ -1,7 +1,7 @@
-"""Weight files of other frameworks as {name: array}, read without those frameworks; nothing in a file is run.
+"""Reads weight files of other frameworks as {name: array}, without those frameworks and without running their code.
 
-PyTorch: its zip files, its older pickle files, safetensors. Keras: HDF5 (Keras 2 and 3) and .keras.
-TensorFlow: checkpoints V1 (one table of slices) and V2 (index and data files). MindSpore: .ckpt.
+PyTorch: zip files, the older pickle files, safetensors. Keras: HDF5 files (Keras 2 and 3) and .keras files.
+TensorFlow: checkpoints V1 (one table with the values) and V2 (an index file and data files). MindSpore: .ckpt files.
 """
 import collections
 import io
@@ -15,21 +15,24 @@ import h5py
 import numpy as np
 from safetensors.numpy import load_file
 
-from src import checkpoint
+from src.checkpoints import checkpoint
 from src.errors import UserError
 
 FORMATS = ('pytorch', 'keras', 'tf_slim', 'mindspore')
 
 
 def read_weights(path, kind='auto'):
-    """Read a weight file -> (its format, one of FORMATS, {name: float array}); other tensors are left out.
+    """Read the tensors of floating-point numbers from a weight file.
 
     Args:
-        path: the file; of a TensorFlow V2 checkpoint its prefix or its .index file.
-        kind: one of FORMATS, or 'auto' to look at the contents.
+        path: path of the file. For a TensorFlow V2 checkpoint it is the common prefix, or the .index file.
+        kind: one of FORMATS, or 'auto': the contents of the file decide.
+
+    Returns:
+        (one of FORMATS, {name in the file: float array}). Other tensors are left out.
 
     Raises:
-        UserError: no such file, an unknown format, or a file that is damaged or holds other things.
+        UserError: there is no such file, its format is unknown, or it is damaged or holds something else.
     """
     if os.path.isfile(path + '.index'):
         path += '.index'
@@ -45,14 +48,14 @@ def read_weights(path, kind='auto'):
         raise
     except MemoryError:
         raise UserError('%s claims to be larger than the memory: it is damaged' % path)
-    except Exception as error:      # a damaged file may fail in any way in the libraries that read it
+    except Exception as error:      # On a damaged file the libraries that read it may raise errors of any type.
         raise UserError('%s cannot be read as a %s file (%s): check the download, or name another --format'
                         % (path, kind, str(error).split('\n')[0] or type(error).__name__))
     return kind, {name: array for name, array in arrays.items() if array.dtype.kind == 'f'}
 
 
 def _kind(path):
-    """The format of a file by its first and last bytes."""
+    """Return the format of a file, one of FORMATS; its first and last bytes tell it."""
     with open(path, 'rb') as file:
         start = file.read(8)
         file.seek(max(0, os.path.getsize(path) - 8))
@@ -78,12 +81,12 @@ def _kind(path):
 
 _STORAGES = {'DoubleStorage': '<f8', 'FloatStorage': '<f4', 'HalfStorage': '<f2', 'LongStorage': '<i8',
              'IntStorage': '<i4', 'ShortStorage': '<i2', 'CharStorage': 'i1', 'ByteStorage': 'u1', 'BoolStorage': '?'}
-_Tensor = collections.namedtuple('_Tensor', 'storage offset shape stride')
+_Tensor = collections.namedtuple('_Tensor', 'storage offset shape stride')     # offset and stride in numbers
 _Storage = collections.namedtuple('_Storage', 'key dtype')
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the three things a state dict is made of; every other name in the pickle is refused."""
+    """Builds only what a state dict consists of. It refuses every other name, so no code in a pickle can run."""
 
     def find_class(self, module, name):
         if (module, name) == ('collections', 'OrderedDict'):
@@ -102,30 +105,38 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_pytorch(path):
+    """Read a PyTorch file -> {name: array}."""
     if path.endswith('.safetensors'):
         return load_file(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            folder = next(name for name in archive.namelist() if name.endswith('data.pkl'))[:-len('data.pkl')]
-            content = _Unpickler(io.BytesIO(archive.read(folder + 'data.pkl'))).load()
-            tensors = _state_dict(content)
-            storages = {key: archive.read('%sdata/%s' % (folder, key))
-                        for key in {tensor.storage.key for tensor in tensors.values()}}
-    else:
-        with open(path, 'rb') as file:
-            for _ in range(3):      # magic number, protocol, sizes of the writer's types
-                _Unpickler(file).load()
-            tensors = _state_dict(_Unpickler(file).load())
-            sizes = {tensor.storage.key: np.dtype(tensor.storage.dtype).itemsize for tensor in tensors.values()}
-            storages = {}
-            for key in _Unpickler(file).load():
-                count = struct.unpack('<q', file.read(8))[0]
-                storages[key] = file.read(count * sizes[key])
+    tensors, storages = (_read_pytorch_zip if zipfile.is_zipfile(path) else _read_pytorch_pickles)(path)
     return {name: _array(tensor, storages[tensor.storage.key]) for name, tensor in tensors.items()}
 
 
+def _read_pytorch_zip(path):
+    """Read a zip file, PyTorch's format since 1.6 -> ({name: _Tensor}, {key of a storage: its bytes})."""
+    with zipfile.ZipFile(path) as archive:
+        folder = next(name for name in archive.namelist() if name.endswith('data.pkl'))[:-len('data.pkl')]
+        tensors = _state_dict(_Unpickler(io.BytesIO(archive.read(folder + 'data.pkl'))).load())
+        keys = {tensor.storage.key for tensor in tensors.values()}
+        return tensors, {key: archive.read('%sdata/%s' % (folder, key)) for key in keys}
+
+
+def _read_pytorch_pickles(path):
+    """Read a file of several pickles, PyTorch's older format; returns what `_read_pytorch_zip` returns."""
+    with open(path, 'rb') as file:
+        for _ in range(3):      # These are a magic number, the protocol, and sizes of types where it was written.
+            _Unpickler(file).load()
+        tensors = _state_dict(_Unpickler(file).load())
+        sizes = {tensor.storage.key: np.dtype(tensor.storage.dtype).itemsize for tensor in tensors.values()}
+        storages = {}
+        for key in _Unpickler(file).load():
+            count = struct.unpack('<q', file.read(8))[0]
+            storages[key] = file.read(count * sizes[key])
+    return tensors, storages
+
+
 def _state_dict(content):
-    """{name: _Tensor} of a state dict, also of one inside a training checkpoint or of a parallel module."""
+    """Return {name: _Tensor} of a state dict, which may be inside a training checkpoint or of a parallel module."""
     while isinstance(content.get('state_dict'), dict):
         content = content['state_dict']
     return {name[len('module.'):] if name.startswith('module.') else name: value
@@ -133,6 +144,7 @@ def _state_dict(content):
 
 
 def _array(tensor, data):
+    """Return the values of a _Tensor as an array; `data` are the bytes of its storage."""
     flat = np.frombuffer(data, tensor.storage.dtype)
     if 0 in tensor.shape:
         return np.zeros(tensor.shape, flat.dtype)
@@ -146,7 +158,7 @@ def _array(tensor, data):
 # --- Keras --------------------------------------------------------------------------------------------------
 
 def _read_keras(path):
-    """{layer name/variable name: array}"""
+    """Read a Keras file -> {layer name/variable name: array}."""
     if not zipfile.is_zipfile(path):
         with h5py.File(path, 'r') as file:
             return _read_keras_3(file['layers']) if 'layers' in file else _read_keras_2(file)
@@ -155,6 +167,7 @@ def _read_keras(path):
 
 
 def _read_keras_2(file):
+    """Read an open HDF5 file of Keras 2, which holds either a whole model or only its weights."""
     arrays = {}
     group = file['model_weights'] if 'model_weights' in file else file
     for layer in group.values():
@@ -165,7 +178,10 @@ def _read_keras_2(file):
 
 
 def _read_keras_3(layers):
-    """Layers are filed under their class and a count there; their names are an attribute."""
+    """Read the HDF5 group with the layers of Keras 3.
+
+    The key of a layer is its class with a number. Its name is an attribute. Its variables are only numbered.
+    """
     arrays = {}
     for key, layer in layers.items():
         variables = layer['vars']
@@ -186,14 +202,16 @@ def _read_keras_3(layers):
 
 
 # --- TensorFlow ---------------------------------------------------------------------------------------------
-# Both versions are LevelDB tables (tensorflow/core/lib/io/table_format.txt) of protocol buffers
-# (tensor_bundle.proto, saved_tensor_slice.proto).
+# Both versions of a checkpoint are LevelDB tables (tensorflow/core/lib/io/table_format.txt). The values in a table
+# are protocol buffers: tensor_bundle.proto in V2, saved_tensor_slice.proto in V1. The field numbers below are from
+# these files.
 
-_TABLE_MAGIC = bytes.fromhex('57fb808b247547db')
-_DTYPES = {1: '<f4', 2: '<f8', 3: '<i4', 9: '<i8', 10: '?', 19: '<f2'}      # types.proto
+_TABLE_MAGIC = bytes.fromhex('57fb808b247547db')        # the last 8 bytes of each table
+_DTYPES = {1: '<f4', 2: '<f8', 3: '<i4', 9: '<i8', 10: '?', 19: '<f2'}      # from types.proto
 
 
 def _read_tensorflow(path):
+    """Read a V1 checkpoint, or the V2 checkpoint of an .index file -> {name: array}."""
     with open(path, 'rb') as file:
         entries = dict(_table(file.read()))
     if not path.endswith('.index'):
@@ -207,7 +225,7 @@ def _read_tensorflow(path):
     arrays = {}
     for name, value in entries.items():
         dtype = _DTYPES.get(_varint_field(value, 1))
-        if dtype is None or _field(value, 7):       # strings; variables cut into slices are none of NASNet's
+        if dtype is None or _field(value, 7):       # Strings, and variables cut into slices: NASNet has neither.
             continue
         start, size = _varint_field(value, 4), _varint_field(value, 5)
         raw = data[_varint_field(value, 3)][start:start + size].tobytes()
@@ -216,7 +234,10 @@ def _read_tensorflow(path):
 
 
 def _read_slices(entries):
-    """V1: the value of each key but the first is a whole tensor with its name."""
+    """Read the entries of a V1 table -> {name: array}.
+
+    The first entry holds the shapes and dtypes. Each other entry holds a whole tensor with its name.
+    """
     shapes = {}
     for meta in _fields(_field(entries.pop(b''), 1)).get(1, ()):
         shapes[_field(meta, 1)] = (_shape(_field(meta, 2)), _DTYPES.get(_varint_field(meta, 3)))
@@ -226,17 +247,17 @@ def _read_slices(entries):
         name, tensor = _field(slice_, 1), _field(slice_, 3)
         shape, dtype = shapes[name]
         number = {'<f4': 5, '<f8': 6}.get(dtype)
-        if number:          # tensor_content, or a packed list of values
+        if number:          # The values are in tensor_content (field 4), or in a packed list of their dtype.
             arrays[name.decode()] = np.frombuffer(_field(tensor, 4) or _field(tensor, number), dtype).reshape(shape)
     return arrays
 
 
 def _table(data):
-    """(key, value) of a LevelDB table."""
+    """Generate the (key, value) pairs of a LevelDB table, both bytes."""
     if data[-8:] != _TABLE_MAGIC:
         raise ValueError('no table of tensors')
     position = len(data) - 48
-    for _ in range(2):      # the handle of the meta index, which is not needed
+    for _ in range(2):      # This skips the two numbers that say where the meta index is. It is not needed.
         _, position = _varint(data, position)
     start, position = _varint(data, position)
     size, _ = _varint(data, position)
@@ -246,7 +267,10 @@ def _table(data):
 
 
 def _block(data, start, size):
-    """Entries of a block; a key is given as the length it shares with the one before, and the rest."""
+    """Generate the (key, value) pairs of one block of a table.
+
+    For each key the block stores only how many bytes it shares with the key before it, and the rest of its bytes.
+    """
     if start + size >= len(data):
         raise ValueError('the table is truncated')
     compressed, block = data[start + size], data[start:start + size]
@@ -256,16 +280,16 @@ def _block(data, start, size):
     key, position = b'', 0
     while position < end:
         shared, position = _varint(block, position)
-        fresh, position = _varint(block, position)
+        unshared, position = _varint(block, position)
         length, position = _varint(block, position)
-        key = key[:shared] + block[position:position + fresh]
-        position += fresh
+        key = key[:shared] + block[position:position + unshared]
+        position += unshared
         yield key, block[position:position + length]
         position += length
 
 
 def _varint(data, position):
-    """(number, position after it)"""
+    """Read a number of variable length: return (number, position of the byte after it)."""
     value = shift = 0
     while True:
         byte = data[position]
@@ -276,7 +300,7 @@ def _varint(data, position):
 
 
 def _fields(message):
-    """{field number: list of values} of a protocol buffer; nested messages stay bytes."""
+    """Return {field number: list of values} of a protocol buffer; a nested message stays bytes."""
     fields, position = {}, 0
     while position < len(message):
         tag, position = _varint(message, position)
@@ -293,12 +317,15 @@ def _fields(message):
 
 
 def _field(message, number):
+    """Return the last value of a field that holds bytes; b'' if the message does not have it."""
     return _fields(message).get(number, [b''])[-1]
 
 
 def _varint_field(message, number, default=0):
+    """Return the last value of a field that holds an int."""
     return _fields(message).get(number, [default])[-1]
 
 
 def _shape(message):
+    """Return the tuple of the sizes in a TensorShapeProto."""
     return tuple(_varint_field(dimension, 1) for dimension in _fields(message).get(2, ()))

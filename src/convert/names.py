@@ -1,14 +1,15 @@
-"""The network's tensors under their names in other frameworks, and what a file of theirs becomes here."""
+"""How other frameworks call the tensors of this network, and how their tensors become tensors of this network."""
 import re
 
 import numpy as np
 
 from nasnet_a_mobile import NORMAL_CELL, REDUCTION_CELL, NASNetAMobile
 from src.errors import UserError
-from src.merge import plain_values
+from src.network.merge import plain_values
 
-# Ours, the PyTorch port (package pretrainedmodels), Keras's layer, TF-Slim's scope. {kernel} is a side of a
-# separable convolution, {number} Keras's count of a cell's blocks, {kind} normal or reduction.
+# Each row has the names of one layer: here, in the PyTorch port (package pretrainedmodels), in Keras (a layer) and in
+# TF-Slim (a scope). None: the layer does not exist there. {kernel} is the kernel size of a separable convolution in
+# pixels, {number} is Keras's number of a block in its cell, and {kind} is normal or reduction.
 TABLE = (
     ('stem_conv', 'conv0.conv', 'stem_conv1', 'conv0'),
     ('stem_bn', 'conv0.bn', 'stem_bn1', 'conv0_bn'),
@@ -34,79 +35,118 @@ TABLE = (
 GROUPS = {'cell': r'(?:cell|stem|reduction)_\d+', 'b': r'\d', 'n': r'\d', 'side': 'left|right'}
 ROWS = tuple((re.compile(re.sub(r'\{(\w+)\}', lambda m: '(?P<%s>%s)' % (m.group(1), GROUPS[m.group(1)]),
                                 row[0].replace('.', r'\.'))),) + row[1:] for row in TABLE)
-# Public MindSpore code numbers the parts of a sequence where the port names them, and calls the last layer so.
+# Public MindSpore code has the names of the PyTorch port with these differences: `network` may stand before all
+# names, the layers of a sequence have numbers instead of names, and the last layer is called classifier.
 MINDSPORE = ((r'^network\.', ''), (r'^conv0\.0\.', 'conv0.conv.'), (r'^conv0\.1\.', 'conv0.bn.'),
              (r'\.(conv_1x1|conv_prev_1x1)\.1\.', r'.\1.conv.'), (r'\.(conv_1x1|conv_prev_1x1)\.2\.', r'.\1.bn.'),
              (r'\.path_(\d)\.\d\.', r'.path_\1.conv.'), (r'^classifier\.', 'last_linear.'))
-# What a file may hold beside the network: optimizer state and counters, and a head nobody trained.
+# Tensors that a file may hold in addition to the network: the state of the optimizer, counters, and in MindSpore files
+# an auxiliary head, which was not trained there.
 SURPLUS = {'pytorch': r'num_batches_tracked$', 'keras': r'^$',
            'tf_slim': r'global_step|/(RMSProp|Momentum|Adam)(_\d)?$|/ExponentialMovingAverage$|power$',
            'mindspore': r'^(rms|moment|moments|mean_square|mg|accum|ema|learning_rate|global_step|scale_sense)|aux'}
-EMA = '/ExponentialMovingAverage'
+EMA = '/ExponentialMovingAverage'      # TF-Slim puts this behind the name of a tensor
+NOT_NASNET = 'the weights are not those of NASNet-A-Mobile; %s'
 
 
 def from_foreign(kind, arrays):
-    """Tensors of a file of another framework as this network's.
+    """Turn the tensors of a file of another framework into tensors of this network.
 
     Args:
-        kind: 'pytorch', 'keras', 'tf_slim' or 'mindspore' (public MindSpore code, MindCV).
-        arrays: {name there: float array}.
+        kind: 'pytorch', 'keras', 'tf_slim' or 'mindspore' (public MindSpore code, for example MindCV).
+        arrays: {name in the file: float array}.
 
     Returns:
-        ({our name: float32 array}, configuration keys of the network, list of remarks for the user).
-        Without a classifier in the file (Keras without top) there is none in the result.
+        ({our name: float32 array}, {configuration key: value} of the network, list of remarks for the user).
+        A Keras file may be without a classifier. Then the result has no classifier either.
 
     Raises:
-        UserError: a tensor is missing, left over or of another shape; all are listed.
+        UserError: tensors are missing, left over or of another shape. The message lists all of them.
     """
+    arrays, remarks = _with_usual_names(kind, arrays)
+    config, network = _network_of(kind, arrays)
+    wanted = {name: tuple(value.shape) for name, value in plain_values(network).items()}
+    if 'num_classes' not in config:
+        wanted = {name: shape for name, shape in wanted.items() if not name.startswith('classifier.')}
+        remarks.append('the file has no classifier: use the result only for --pretrained')
+    sources = {name: foreign_name(name, kind, wanted) for name in wanted}
+    found, misfits = _matching(kind, arrays, wanted, sources)
+    missing = ['%s (%s)' % (source, name) for name, source in sources.items() if source not in arrays]
+    unused = set(arrays) - set(sources.values())
+    surplus = [name for name in unused if not re.search(SURPLUS[kind], name)]
+    problems = [text % ', '.join(sorted(names)) for text, names in
+                (('missing: %s', missing), ('of another shape: %s', misfits), ('left over: %s', surplus)) if names]
+    if problems:
+        raise UserError(NOT_NASNET % '; '.join(problems))
+    if unused:
+        remarks.append('%d tensors that only the training needs were left out' % len(unused))
+    return found, config, remarks
+
+
+def _with_usual_names(kind, arrays):
+    """Return ({name: array} with the names that TABLE expects, list of remarks for the user)."""
     arrays, remarks = dict(arrays), []
     if kind == 'mindspore':
         arrays = {mindspore_name(name): array for name, array in arrays.items()}
-        remarks.append('trained with another padding of two cells: its outputs differ from those of its own code, '
-                       'and its accuracy is lower here than there')
+        remarks.append('these weights were trained with another padding in two cells: the outputs here differ from '
+                       'the outputs of the code that trained them, and the accuracy here is lower')
     averaged = [name for name in arrays if name.endswith(EMA)]
     for name in averaged:
         arrays[name[:-len(EMA)]] = arrays[name]
     if averaged:
         remarks.append('%d exponential moving averages taken instead of the raw values' % len(averaged))
-    config, network = _network_of(kind, arrays)
-    wanted = {name: value.shape for name, value in plain_values(network).items()}
-    if 'num_classes' not in config:
-        wanted = {name: shape for name, shape in wanted.items() if not name.startswith('classifier.')}
-        remarks.append('no classifier in it: for --pretrained alone')
-    found, missing, misfit, used = {}, [], [], set()
+    return arrays, remarks
+
+
+def _matching(kind, arrays, wanted, sources):
+    """Look for the tensors of this network in a file.
+
+    Args:
+        kind, arrays: see `from_foreign`; the names are already the usual ones.
+        wanted: {our name: shape}.
+        sources: {our name: name in the file}.
+
+    Returns:
+        ({our name: float32 array}, list of sentences about tensors of another shape). Missing tensors are left out.
+    """
+    found, misfits = {}, []
     for name, shape in wanted.items():
-        source = foreign_name(name, kind, wanted)
+        source = sources[name]
         if source not in arrays:
-            missing.append('%s (%s)' % (source, name))
             continue
-        used.add(source)
         array = _to_our_layout(name, arrays[source], kind)
         if 'classifier' in name and array.shape[0] == 1001:
-            array = array[1:]       # TF-Slim's class 0 is the background, which has no images
-        if array.shape != tuple(shape):
-            misfit.append('%s is %s, not %s' % (source, array.shape, tuple(shape)))
+            array = array[1:]       # Class 0 of TF-Slim is the background. No image belongs to it.
+        if array.shape != shape:
+            misfits.append('%s is %s, not %s' % (source, array.shape, shape))
         found[name] = np.ascontiguousarray(array, np.float32)
-    surplus = sorted(name for name in set(arrays) - used if not re.search(SURPLUS[kind], name))
-    problems = [text % ', '.join(sorted(names)) for text, names in
-                (('missing: %s', missing), ('of another shape: %s', misfit), ('left over: %s', surplus)) if names]
-    if problems:
-        raise UserError('the weights are not those of NASNet-A-Mobile; %s' % '; '.join(problems))
-    left = len(set(arrays) - used)
-    if left:
-        remarks.append('%d tensors of the training left aside' % left)
-    return found, config, remarks
+    return found, misfits
 
 
 def mindspore_name(name):
-    """The port's way to call a tensor of public MindSpore code; its leaves (gamma, moving_mean) stay MindSpore's."""
+    """Return the PyTorch port's name of a tensor of public MindSpore code.
+
+    The last part of the name (gamma, moving_mean) stays as it is in MindSpore.
+    """
     for pattern, replacement in MINDSPORE:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def foreign_name(name, kind, names):
-    """The name of our tensor `name` in a file of `kind`; `names` are all of ours. None: it has none there."""
+    """Return the name that a tensor of this network has in a file of another framework.
+
+    Args:
+        name: our plain name, for example cell_3.block_0.left.depthwise_1.weight.
+        kind: see `from_foreign`.
+        names: our names of all tensors; they tell which BatchNorms follow a factorized reduction.
+
+    Returns:
+        A str, or None if the tensor does not exist there.
+
+    Raises:
+        KeyError: `name` is not a name of this network.
+    """
     base, leaf = name.rsplit('.', 1)
     if base.endswith('.adjust.bn') and base.replace('.bn', '.path_1') + '.weight' in names:
         base += ' after paths'
@@ -133,7 +173,11 @@ def foreign_name(name, kind, names):
 
 
 def _cell(cell, kind):
-    """cell_4 is cell_6 in the port, 5 in Keras; Keras numbers stem cells from 1."""
+    """Return the name of a cell in another framework.
+
+    Normal cells have other numbers there. The port calls them cell_0 to cell_3, cell_6 to cell_9, and cell_12 to
+    cell_15. Keras numbers them 0 to 3 and 5 to 12, and the stem cells from 1.
+    """
     stage, number = cell.rsplit('_', 1)
     number = int(number)
     if kind == 'keras':
@@ -145,6 +189,7 @@ def _cell(cell, kind):
 
 
 def _leaf(base, leaf, kind):
+    """Return the last part of a name in another framework, with its separator; `base` is our name before it."""
     if kind == 'mindspore':
         return '.' + leaf
     if kind == 'pytorch':
@@ -157,26 +202,32 @@ def _leaf(base, leaf, kind):
 
 
 def _to_our_layout(name, array, kind):
-    """TensorFlow's convolutions are height, width, in, out; depthwise ones height, width, in, 1; dense in, out."""
+    """Return an array with our order of dimensions; `name` is our name of the tensor.
+
+    TensorFlow's order is (height, width, in, out) for convolutions, (height, width, in, 1) for depthwise
+    convolutions and (in, out) for dense layers. Ours is (out, in, height, width), (in, 1, height, width) and
+    (out, in).
+    """
     if kind not in ('keras', 'tf_slim') or array.ndim == 1:
         return array
     return array.T if array.ndim == 2 else array.transpose((2, 3, 0, 1) if 'depthwise' in name else (3, 2, 0, 1))
 
 
 def _network_of(kind, arrays):
-    """(configuration keys, network) that the shapes of a file's tensors tell."""
+    """Derive the network from the shapes of a file's tensors: return ({configuration key: value}, network)."""
     def shape(name):
         source = foreign_name(name, kind, ())
         return _to_our_layout(name, arrays[source], kind).shape if source in arrays else None
     squeeze, classifier = shape('cell_0.squeeze.conv.weight'), shape('classifier.weight')
     if squeeze is None or squeeze[0] % 4:
-        raise UserError('the weights are not those of NASNet-A-Mobile; missing: %s'
-                        % foreign_name('cell_0.squeeze.conv.weight', kind, ()))
+        raise UserError(NOT_NASNET % 'missing: %s' % foreign_name('cell_0.squeeze.conv.weight', kind, ()))
     config = {'penultimate_filters': 24 * squeeze[0], 'cells_per_stage': 4, 'image_size': 224}
     if classifier:
         config['num_classes'] = 1000 if classifier[0] == 1001 else classifier[0]
     full = shape('auxiliary_head.full.weight')
-    if full:            # its kernel covers the map: 4 at 224 pixels
+    if full:
+        # The kernel of this convolution covers its whole input map. The map has 4 x 4 values for images of 224
+        # pixels. For another map, 67 + 48 * (side - 1) is the smallest image size that gives it.
         config['image_size'] = 224 if full[2] == 4 else 67 + 48 * (full[2] - 1)
     return config, NASNetAMobile(config.get('num_classes', 2), config['image_size'] if full else None,
                                  config['penultimate_filters'])

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from src.cli import replace
 from src.distributed import launch
 from src.distributed.cpu_cluster import Cluster
 from src.errors import UserError
@@ -45,6 +46,17 @@ class Group:
         size: number of processes.
     """
     rank, size = 0, 1
+
+    def configure(self, config):
+        """`config` with the rank and the size of this group, a new Config.
+
+        Raises:
+            UserError: `config` asks for several processes, but no launcher has started them.
+        """
+        if config.group_size > 1 and self.size == 1:
+            raise UserError('group_size %d without --is_distributed True: leave it to the launcher, start with '
+                            'scripts/run_distribute_train_for_gpu.sh' % config.group_size)
+        return replace(config, rank=self.rank, group_size=self.size)
 
     def gradient_mean(self):
         """A cell that averages a flat gradient over the ranks; None if there is nothing to average."""

@@ -1,4 +1,4 @@
-"""The best classes of single images, and the names of classes."""
+"""The best classes of single images."""
 import csv
 import json
 import os
@@ -6,64 +6,62 @@ import sys
 
 import numpy as np
 
-from src.dataset import EXTENSIONS, load_class_names, read
+from src.checkpoints.checkpoint import load, network_config
+from src.cli import make_config, replace
+from src.config import without_auxiliary_head
+from src.dataset import EXTENSIONS, list_images, read
+from src.distributed.group import join
 from src.errors import UserError
 from src.framework import Tensor
-from src.image import decode, resize_centre_crop
+from src.inference.class_names import class_names, readable
+from src.inference.evaluation import inference_step
+from src.input.image import decode, resize_centre_crop
 
-TOP = 5
-
-
-def imagenet_names():
-    """{synset: name} of ImageNet's 1000 classes in the order of their labels."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'imagenet_classes.txt')
-    with open(path, encoding='utf-8') as file:
-        return dict(line.rstrip('\n').split(' ', 1) for line in file if not line.startswith('#'))
+TOP = 5     # number of classes that are shown for an image
 
 
-def class_names(checkpoint, num_classes):
-    """Class folders in the order of their labels: the list beside a checkpoint, else ImageNet's for 1000, or None.
+def classify_images(flags, given):
+    """Classify single images as `eval.py --image` does: print the best classes of each.
 
-    A list beside converted weights is not theirs.
+    Args:
+        flags: needs the attributes checkpoint (path of a file), image (list of paths of files and folders), weights,
+            format, platform and device_id, as eval.py parses them.
+        given: {configuration key: value} of the command line.
+
+    Returns:
+        The exit status of the program: 0, or 1 if an image could not be read.
 
     Raises:
-        UserError: the list has more names than there are classes, or cannot be read.
+        UserError: the checkpoint, the configuration, the device, a class list or a path cannot be used.
     """
-    path = os.path.join(os.path.dirname(checkpoint.path), 'classes.txt')
-    if os.path.exists(path) and 'source' not in checkpoint.meta:
-        names = load_class_names(path)
-        if len(names) > num_classes:
-            raise UserError('%s has %d names, but %s %d classes: put it back beside its own checkpoint'
-                            % (path, len(names), checkpoint.path, num_classes))
-        return names
-    return list(imagenet_names()) if num_classes == 1000 else None
-
-
-def readable(names, num_classes):
-    """What to show for each class: ImageNet's word for a synset, else the folder's name, else the number."""
-    words = imagenet_names()
-    names = list(names or ())
-    names += ['class %d' % number for number in range(len(names), num_classes)]
-    return [words.get(name, name) for name in names]
+    checkpoint = load(flags.checkpoint)
+    config = make_config(without_auxiliary_head, network_config(checkpoint), given)
+    config = join(flags.platform, flags.device_id).configure(config)
+    names = readable(class_names(checkpoint, config.num_classes), config.num_classes)
+    files = find_images(flags.image)
+    step = inference_step(checkpoint, config, flags.weights)
+    config = replace(config, batch_size=min(config.batch_size, len(files)))
+    return 1 if show(classify(step, files, config), names, flags.format) else 0
 
 
 def probabilities(logits):
-    """Softmax of (N, K) logits in float64."""
+    """Return the softmax of logits (N, K) float32 along the classes, (N, K) float64."""
     powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
 
 
 def find_images(paths):
-    """The files among `paths` and the images in the folders among them.
+    """Return a list of paths: the files among `paths`, and the images of the folders among them.
+
+    A file is taken whatever its name is. In a folder, only files whose name ends like an image's are taken.
 
     Raises:
-        UserError: a path that does not exist, or a folder without images.
+        UserError: a path does not exist, or a folder has no images.
     """
     files = []
     for path in paths:
         if os.path.isdir(path):
-            found = sorted(name for name in os.listdir(path) if name.lower().endswith(EXTENSIONS)
-                           and not name.startswith('.') and not os.path.isdir(os.path.join(path, name)))
+            found, _ = list_images(path)
             if not found:
                 raise UserError('the folder %s has no image (%s): give files or another folder'
                                 % (path, ' '.join(EXTENSIONS)))
@@ -76,10 +74,17 @@ def find_images(paths):
 
 
 def classify(step, files, config):
-    """Yield (file, [(class number, probability)] of the TOP best classes, None), or (file, None, why not).
+    """Generate the best classes of image files.
 
     Args:
-        step: an EvalStep; it sees batches of config.batch_size, the last one filled up.
+        step: an EvalStep.
+        files: list of paths.
+        config: needs the attributes batch_size and image_size. All batches have this size, so that the step is
+            compiled only once. The empty rows of the last batch are black.
+
+    Yields:
+        (file, [(class number, probability), ...], None) with the TOP most probable classes, or
+        (file, None, reason) if the file cannot be read.
     """
     step.set_train(False)
     for first in range(0, len(files), config.batch_size):
@@ -98,9 +103,15 @@ def classify(step, files, config):
 
 
 def show(results, names, style):
-    """Print what `classify` yields as a 'table', or one line a file as 'csv' or 'json'; returns how many failed.
+    """Print what `classify` yields. A file that cannot be read is reported on stderr.
 
-    A file that cannot be read is named on stderr.
+    Args:
+        results: iterable of the tuples of `classify`.
+        names: list of str, the name of each class.
+        style: 'table': several lines for each file; 'csv' or 'json': one line for each file.
+
+    Returns:
+        How many files could not be read.
     """
     failed = 0
     writer = csv.writer(sys.stdout)

@@ -5,12 +5,13 @@ from collections import namedtuple
 import numpy as np
 
 from src.checkpoints.checkpoint import arrays_of, load, network_config, restore
-from src.cli import make_config, replace
+from src.cli import make_config
 from src.config import without_auxiliary_head
 from src.dataset import create_dataset
 from src.distributed.group import Group, failing_for_all, join
 from src.errors import UserError
 from src.framework import Tensor, nn
+from src.inference.class_names import class_names, readable
 from src.input.preprocess import Preprocess
 from src.network.build import build_network
 from src.network.cpu.depthwise import use_own_kernels
@@ -106,11 +107,10 @@ def evaluate_checkpoint(flags, given):
     config = make_config(without_auxiliary_head, network_config(checkpoint), given)
     group = join(flags.platform, flags.device_id, flags.is_distributed)
     with failing_for_all(group):
-        _evaluate_checkpoint(flags, checkpoint, replace(config, rank=group.rank, group_size=group.size), group)
+        _evaluate_checkpoint(flags, checkpoint, group.configure(config), group)
 
 
 def _evaluate_checkpoint(flags, checkpoint, config, group):
-    from src.inference.classify import class_names, readable    # it imports this module
     folders = class_names(checkpoint, config.num_classes)
     step = inference_step(checkpoint, config, flags.weights)
     dataset = create_dataset(flags.dataset_path, config, training=False, class_names=folders)
@@ -118,7 +118,7 @@ def _evaluate_checkpoint(flags, checkpoint, config, group):
         group.require_agreement(config, arrays_of(step.network), {'images': dataset.describe()})
     report = None
     if flags.report:
-        from src.inference.report import Report     # matplotlib takes a second to import
+        from src.inference.report import Report  # matplotlib takes a second to import
         report = Report(dataset, readable(folders, config.num_classes))
     start = time.time()
     accuracy = evaluate(step, dataset, group, report and report.see)

@@ -1,37 +1,43 @@
-"""What an evaluation got right and wrong, as tables and pictures in a folder."""
+"""Writes what an evaluation got right and wrong, as tables and pictures in a folder."""
 import csv
 import os
-import tempfile
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
-from src.classify import probabilities
 from src.dataset import read
-from src.errors import UserError
-from src.image import decode, resize_centre_crop
+from src.files import save_error, unfinished_folder
+from src.inference.classify import probabilities
+from src.input.image import decode, resize_centre_crop
 
-matplotlib.use('Agg')
-from matplotlib import pyplot  # noqa: E402  pylint: disable=wrong-import-position
-
-SHOWN = 24          # mistakes on the contact sheet
-MOST_LABELS = 50    # classes up to which the picture of the confusion matrix names them
+SHOWN = 24          # number of images on the picture of mistakes
+MOST_LABELS = 50    # with more classes than this, the picture of the confusion matrix does not name them
 
 
 class Report:
-    """Collects what `evaluate` shows it (pass `see`), then writes it.
+    """Collects the predictions of an evaluation and writes them.
+
+    Pass the method `see` to `evaluate` (src/inference/evaluation.py), and then call `write`.
 
     Args:
-        dataset: the ImageFolder that is evaluated, by one process.
-        names: what to call each class.
+        dataset: the ImageFolder that is evaluated. One process evaluates all its images.
+        names: list of str, the readable name of each class.
     """
 
     def __init__(self, dataset, names):
         self.dataset, self.names = dataset, names
-        self.rows = []          # (index of the file, label, rank of the label, best class, its probability)
+        # One tuple for each image: (index of the file, label, number of classes with a larger logit than the label's,
+        # predicted class, its probability).
+        self.rows = []
 
     def see(self, first, batch, logits):
-        """Note a batch; `first` is the index of its first file."""
+        """Note the predictions of one batch.
+
+        Args:
+            first: index of the first file of the batch.
+            batch: a Batch (src/dataset.py).
+            logits: (B, K) float32.
+        """
         shares = probabilities(logits)
         order = np.argsort(-logits, axis=1, kind='stable')
         for row in np.flatnonzero(batch.valid):
@@ -40,60 +46,65 @@ class Report:
                               int(order[row, 0]), float(shares[row, order[row, 0]])))
 
     def write(self, folder):
-        """per_class.csv, confusion.csv, confusion.png, mistakes.csv and mistakes.png into `folder`.
+        """Write per_class.csv, confusion.csv, confusion.png, mistakes.csv and mistakes.png.
+
+        Args:
+            folder: path of the folder. It is made if it does not exist.
 
         Raises:
-            UserError: the folder cannot be written; files of an earlier report are as they were.
+            SaveError: the folder cannot be written. The files of an earlier report stay as they were.
         """
+        remedy = 'choose another --report'
         try:
             os.makedirs(folder, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix='.unfinished-', dir=folder) as unfinished:
-                matrix = self._confusion()
-                self._per_class(os.path.join(unfinished, 'per_class.csv'))
-                self._table(os.path.join(unfinished, 'confusion.csv'),
-                            [['true / predicted'] + self.names]
-                            + [[name] + row.tolist() for name, row in zip(self.names, matrix)])
-                self._draw_confusion(matrix, os.path.join(unfinished, 'confusion.png'))
-                mistakes = sorted((row for row in self.rows if row[2]), key=lambda row: (-row[4], row[0]))
-                self._table(os.path.join(unfinished, 'mistakes.csv'),
-                            [['file', 'true', 'predicted', 'probability', 'rank_of_true']]
-                            + [[self._path(i), self.names[label], self.names[best], '%.6f' % share, rank + 1]
-                               for i, label, rank, best, share in mistakes])
-                self._draw_mistakes(mistakes[:SHOWN], os.path.join(unfinished, 'mistakes.png'))
-                for name in os.listdir(unfinished):
-                    os.replace(os.path.join(unfinished, name), os.path.join(folder, name))
         except OSError as error:
-            raise UserError('the report folder %s cannot be written (%s): choose another --report'
-                            % (folder, error.strerror or error))
+            raise save_error(folder, error, remedy)
+        with unfinished_folder(folder, remedy) as unfinished:
+            self._write_confusion(unfinished)
+            self._write_per_class(unfinished)
+            self._write_mistakes(unfinished)
 
-    def _path(self, index):
-        data = self.dataset
-        return os.path.join(data.path, data.class_names[data.labels[index]], data.files[index])
-
-    def _confusion(self):
+    def _write_confusion(self, folder):
+        """Write the confusion matrix: a row for each true class, a column for each predicted class."""
         matrix = np.zeros((len(self.names),) * 2, np.int64)
         for _, label, _, best, _ in self.rows:
             matrix[label, best] += 1
-        return matrix
+        _write_table(os.path.join(folder, 'confusion.csv'),
+                     [['true / predicted'] + self.names]
+                     + [[name] + row.tolist() for name, row in zip(self.names, matrix)])
+        self._draw_confusion(matrix, os.path.join(folder, 'confusion.png'))
 
-    def _per_class(self, path):
+    def _write_per_class(self, folder):
+        """Write how many images each class has, and the shares of them that are right among 1 and 5 predictions."""
         labels, ranks = np.array([row[1:3] for row in self.rows]).T
         table = [['label', 'class', 'images', 'top1', 'top5']]
         for label, name in enumerate(self.names):
             own = ranks[labels == label]
             table.append([label, name, len(own)] + (['%.6f' % (own < k).mean() for k in (1, 5)] if len(own) else
                                                     ['', '']))
-        self._table(path, table)
+        _write_table(os.path.join(folder, 'per_class.csv'), table)
 
-    def _table(self, path, rows):
-        with open(path, 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
-            csv.writer(file).writerows(rows)
+    def _write_mistakes(self, folder):
+        """Write the wrong predictions, the most confident ones first."""
+        mistakes = sorted((row for row in self.rows if row[2]), key=lambda row: (-row[4], row[0]))
+        _write_table(os.path.join(folder, 'mistakes.csv'),
+                     [['file', 'true', 'predicted', 'probability', 'rank_of_true']]
+                     + [[self._path(index), self.names[label], self.names[best], '%.6f' % share, rank + 1]
+                        for index, label, rank, best, share in mistakes])
+        self._draw_mistakes(mistakes[:SHOWN], os.path.join(folder, 'mistakes.png'))
+
+    def _path(self, index):
+        """Return the path of a file of the data set."""
+        data = self.dataset
+        return os.path.join(data.path, data.class_names[data.labels[index]], data.files[index])
 
     def _draw_confusion(self, matrix, path):
+        """Draw the confusion matrix (K, K) int64, each row as shares of its true class, to a PNG file."""
         shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         count = len(self.names)
-        side = 4 + 0.22 * min(count, MOST_LABELS)
-        figure, axes = pyplot.subplots(figsize=(side + 1, side))
+        side = 4 + 0.22 * min(count, MOST_LABELS)       # inches: room for a line of text for each class
+        figure = Figure(figsize=(side + 1, side))
+        axes = figure.subplots()
         picture = axes.imshow(shares, vmin=0, vmax=1, cmap='Blues', interpolation='nearest')
         figure.colorbar(picture, label='share of the true class')
         axes.set_xlabel('predicted')
@@ -104,18 +115,23 @@ class Report:
             axes.set_yticks(range(count))
             axes.set_yticklabels(self.names)
         figure.savefig(path, dpi=100, bbox_inches='tight')
-        pyplot.close(figure)
 
     def _draw_mistakes(self, mistakes, path):
+        """Draw the images of some mistakes, each with its true and its predicted class, to a PNG file."""
         columns = 6
         lines = max(1, -(-len(mistakes) // columns))
-        figure, axes = pyplot.subplots(lines, columns, figsize=(2.2 * columns, 2.7 * lines), squeeze=False)
-        for place in axes.flat:
-            place.axis('off')
-        for place, (index, label, _, best, share) in zip(axes.flat, mistakes):
+        figure = Figure(figsize=(2.2 * columns, 2.7 * lines))
+        all_axes = figure.subplots(lines, columns, squeeze=False)
+        for axes in all_axes.flat:
+            axes.axis('off')
+        for axes, (index, label, _, best, share) in zip(all_axes.flat, mistakes):
             image, _ = read(self._path(index), decode)
-            place.imshow(resize_centre_crop(image, self.dataset.config.image_size))
-            place.set_title('%s\n%s %.0f %%' % (self.names[label][:26], self.names[best][:20], 100 * share), fontsize=8)
+            axes.imshow(resize_centre_crop(image, self.dataset.config.image_size))
+            axes.set_title('%s\n%s %.0f %%' % (self.names[label][:26], self.names[best][:20], 100 * share), fontsize=8)
         figure.suptitle('%d most confident mistakes: true class above, prediction below' % len(mistakes))
         figure.savefig(path, dpi=100, bbox_inches='tight')
-        pyplot.close(figure)
+
+
+def _write_table(path, rows):
+    with open(path, 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
+        csv.writer(file).writerows(rows)

@@ -1,4 +1,4 @@
-"""From the bytes of one image file to a uint8 RGB array of the size the network takes."""
+"""From the bytes of one image file to a uint8 RGB array of the size that the network takes."""
 import io
 import math
 
@@ -7,29 +7,33 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-cv2.setNumThreads(0)    # the threads are the data set's: a pool below each of them only costs
-
 FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF')
-MAX_PIXELS = 89478485   # 256 MiB decoded, Pillow's own bound: a small file may claim any size
-ATTEMPTS = 10           # tries to fit a random crop before the centre is taken
-CROP_DRAWS = 2 * ATTEMPTS + 3
+MAX_PIXELS = 89478485   # 256 MiB after decoding, Pillow's own bound. Even a small file may claim any size.
+ATTEMPTS = 10           # number of random crops that are tried before the centre is taken, as in torchvision
+CROP_DRAWS = 2 * ATTEMPTS + 3   # random numbers for one crop: two for each attempt, two for the place, one mirror
 
 
 def decode(data, buffer=None):
-    """The image in `data`, the bytes of a whole file, (H, W, 3) uint8 RGB.
+    """Decode one image.
 
-    The contents decide about the format, not the file's name. Grey becomes three equal channels, 16 bits
-    lose their lower 8, transparency is dropped (the colours under it show, as in torchvision's
-    ImageFolder), of an animation the first frame counts, EXIF rotation is ignored, as in all published
-    ImageNet training. Any damage to a JPEG that its decoder notices at all counts as damage; BMP,
-    WebP and some TIFF files carry nothing to notice overwritten bytes by.
+    The contents decide the format, and the file's name does not matter. A grey image gets three equal channels.
+    Of 16 bits the upper 8 are kept. Transparency is dropped, so the colours under it show, as in torchvision's
+    ImageFolder. The first frame of an animation is taken. EXIF rotation is ignored, as in all published ImageNet
+    training.
+
+    Every damage that the JPEG decoder reports at all makes a JPEG unreadable. BMP, WebP and some TIFF files have no
+    checksum, so overwritten bytes in them can stay unnoticed.
 
     Args:
-        buffer: function from a number of bytes to a uint8 vector of at least so many, where a JPEG's pixels may
-            be put, which saves fetching memory for each image. None: into a new array.
+        data: all bytes of a file.
+        buffer: None, or a function that takes a number of bytes and returns a uint8 vector of at least this size.
+            The pixels of a JPEG may be written there. This saves allocating memory for each image.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: no complete image of a known format; the message is the reason in a few words.
+        ValueError: the data is not a complete image of a known format. The message says why in a few words.
     """
     if not data:
         raise ValueError('empty file')
@@ -46,18 +50,26 @@ def decode(data, buffer=None):
         image = simplejpeg.decode_jpeg(data, 'CMYK' if inks else 'RGB', strict=True, buffer=pixels)
     except ValueError as error:
         raise ValueError('truncated or corrupt JPEG (%s)' % error)
-    # Only Pillow knows that Adobe stores inks inverted; simplejpeg has made sure that the file is whole.
+    # Adobe stores the inks inverted, and only Pillow knows this. So Pillow decodes the image again, after simplejpeg
+    # has made sure that the file is complete.
     return _decode_with_pillow(data) if inks else image
 
 
 def verify(data):
-    """Raise the ValueError that `decode` would raise, in half its time: a JPEG is read at 1/8 scale, in grey."""
+    """Check that `decode` accepts an image. This takes half the time, because a JPEG is read at 1/8 scale in grey.
+
+    Args:
+        data: all bytes of a file.
+
+    Raises:
+        ValueError: the error that `decode` raises.
+    """
     try:
         if data.startswith(b'\xff\xd8'):
             simplejpeg.decode_jpeg(data, 'GRAY', min_height=1, min_width=1, min_factor=8, strict=True)
             return
     except ValueError:
-        pass            # damaged, or inks: `decode` tells
+        pass            # The JPEG is damaged, or its colours are inks. `decode` finds out which.
     decode(data)
 
 
@@ -66,7 +78,7 @@ def _decode_with_pillow(data):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ValueError('more than %d pixels' % MAX_PIXELS)
-    except Exception:       # damaged files make Pillow raise nearly anything, here and below
+    except Exception:       # On damaged files Pillow raises errors of nearly any type, here and below.
         raise ValueError('not an image (%s)' % ', '.join(FORMATS))
     _check_size(image.height, image.width)
     deep = image.mode.startswith('I;16') or image.mode == 'I' and image.format == 'PNG'
@@ -74,9 +86,9 @@ def _decode_with_pillow(data):
         raise ValueError('%s with 32-bit pixels of unknown range' % image.format)
     try:
         if image.format == 'PNG':
-            Image.open(io.BytesIO(data), formats=FORMATS).verify()      # checksums; `load` ignores them
+            Image.open(io.BytesIO(data), formats=FORMATS).verify()      # Only this checks checksums, not `load`.
         image.load()
-        if deep:            # Pillow's convert would clip at 255 instead of scaling
+        if deep:            # Pillow's convert would clip 16-bit values at 255 instead of scaling them.
             return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
         image.info.pop('transparency', None)
         return np.array(image.convert('RGB'))
@@ -90,13 +102,20 @@ def _check_size(height, width):
 
 
 def random_resized_crop(image, size, draws, min_area, out=None):
-    """A random part of `image` (H, W, 3), half of the time mirrored, (size, size, 3) uint8.
+    """Cut out a random part of an image, scale it, and mirror it with probability 1/2.
 
-    The part is `crop_box`'s, scaled by bilinear interpolation without antialiasing.
+    `crop_box` chooses the part. It is scaled by bilinear interpolation without antialiasing.
 
     Args:
-        draws: (CROP_DRAWS,) uniform numbers in [0, 1): those of `crop_box`, then one for the mirror.
-        out: contiguous array for the result, which is returned; None: a new one.
+        image: (H, W, 3) uint8.
+        size: height and width of the result in pixels.
+        draws: (CROP_DRAWS,) float64, uniform numbers in [0, 1). The last one decides about the mirror, and the
+            others are for `crop_box`.
+        min_area: see `crop_box`.
+        out: None, or a contiguous array (size, size, 3) uint8 that takes the result.
+
+    Returns:
+        (size, size, 3) uint8; this is `out` if `out` is given.
     """
     draws = draws.tolist()
     top, left, height, width = crop_box(image.shape[0], image.shape[1], draws, min_area)
@@ -107,14 +126,21 @@ def random_resized_crop(image, size, draws, min_area, out=None):
 
 
 def crop_box(height, width, draws, min_area):
-    """A random box in an image of height x width pixels: (top, left, height, width).
+    """Choose a random box in an image.
 
-    Inception's rule (Szegedy et al., arXiv 1409.4842, section 6) in the form torchvision gave it: a share
-    of the area uniform in [min_area, 1], width / height log-uniform in [3/4, 4/3], place uniform. When ten
-    such boxes do not fit, the largest centred box of an allowed shape.
+    This is Inception's rule (Szegedy et al., arXiv 1409.4842, section 6) in the form of torchvision's
+    RandomResizedCrop. The box's share of the image's area is uniform in [min_area, 1]. The logarithm of its
+    width / height is uniform in [log(3/4), log(4/3)]. Its place is uniform. If none of ATTEMPTS such boxes fits into
+    the image, the box is the largest centred one whose width / height is in [3/4, 4/3].
 
     Args:
-        draws: share and shape of each attempt, then y and x, in [0, 1).
+        height, width: size of the image in pixels.
+        draws: list of at least 2 * ATTEMPTS + 2 numbers in [0, 1): area and shape for each attempt, then the
+            vertical and the horizontal place.
+        min_area: smallest share of the image's area, a float in (0, 1].
+
+    Returns:
+        (top, left, height, width) of the box in pixels.
     """
     for share, shape in zip(draws[0:2 * ATTEMPTS:2], draws[1:2 * ATTEMPTS:2]):
         area = height * width * (min_area + (1 - min_area) * share)
@@ -128,21 +154,30 @@ def crop_box(height, width, draws, min_area):
 
 
 def resize_centre_crop(image, size):
-    """The middle of `image` (H, W, 3) at evaluation scale, (size, size, 3) uint8.
+    """Scale an image for evaluation and cut out its centre.
 
-    Bit for bit torchvision's Resize(round(size * 256 / 224)) and CenterCrop(size) of a Pillow image, which
-    published accuracies were measured with: antialiased bilinear, 256 and 224 at the usual size.
+    The result has the same bits as torchvision's Resize(round(size * 256 / 224)) and CenterCrop(size) of a Pillow
+    image. Published accuracies were measured with these. At the usual size the shorter side is scaled to 256
+    pixels and the crop has 224. The interpolation is bilinear with antialiasing.
+
+    Args:
+        image: (H, W, 3) uint8.
+        size: height and width of the result in pixels.
+
+    Returns:
+        (size, size, 3) uint8.
     """
     shorter = int(round(size * 256 / 224))
-    # Only a square of the middle will show: a ribbon scaled over its whole length would fill the memory.
+    # The result shows only a square of the middle. So a very long image is shortened first: scaled as a whole, it
+    # could fill the memory.
     longest = 16 * min(image.shape[:2])
     image = _centre(image, min(image.shape[0], longest), min(image.shape[1], longest))
     height, width = image.shape[:2]
     if width <= height:
-        new = shorter, int(shorter * height / width)        # width, height; rounded down, as there
+        new_size = shorter, int(shorter * height / width)       # (width, height), rounded down as torchvision does
     else:
-        new = int(shorter * width / height), shorter
-    return _centre(np.asarray(Image.fromarray(image).resize(new, Image.BILINEAR)), size, size)
+        new_size = int(shorter * width / height), shorter
+    return _centre(np.asarray(Image.fromarray(image).resize(new_size, Image.BILINEAR)), size, size)
 
 
 def _centre(image, height, width):

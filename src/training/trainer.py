@@ -6,14 +6,12 @@ import time
 
 import numpy as np
 
+from src.checkpoints import run_folder
 from src.checkpoints.checkpoint import arrays_of, load, network_config, restore, save
-from src.checkpoints.run_folder import (CLASS_NAMES, START, check_room, checkpoint_path, find_checkpoint, keep_best,
-                                        open_folder, prune, resume, save_class_names)
 from src.cli import make_config, replace
 from src.config import presets
 from src.dataset import create_dataset
 from src.distributed.group import failing_for_all, join
-from src.errors import UserError
 from src.files import SaveError
 from src.inference.evaluation import EvalStep, evaluate
 from src.lr_generator import learning_rate
@@ -38,13 +36,9 @@ def train(flags, given):
     network = network_config(pretrained) if pretrained else {}
     network.pop('num_classes', None)        # the data may have other classes
     config = make_config(presets[flags.preset], network, given)
-    if config.group_size > 1 and not flags.is_distributed:
-        raise UserError('group_size %d without --is_distributed True: leave it to the launcher, start with '
-                        'scripts/run_distribute_train_for_gpu.sh' % config.group_size)
     group = join(flags.platform, flags.device_id, flags.is_distributed)
     with failing_for_all(group):
-        config = replace(config, rank=group.rank, group_size=group.size,
-                         amp_level=resolve_amp_level(config.amp_level, flags.platform))
+        config = replace(group.configure(config), amp_level=resolve_amp_level(config.amp_level, flags.platform))
         trainer = Trainer(flags, config, group, pretrained)
         trainer.run()
         if trainer.writes and trainer.monitor.checkpoint:
@@ -107,10 +101,11 @@ class Trainer:
 
     def _find_position(self):
         """Restore the checkpoint that --resume asks for -> Position; the START of a run without one."""
-        found = self.flags.resume and find_checkpoint(self.flags.resume, self.config.ckpt_path, self.group.rank)
+        which = self.flags.resume
+        found = which and run_folder.find_checkpoint(which, self.config.ckpt_path, self.group.rank)
         if not found:
-            return START
-        return resume(found, self.config, self.dataset.num_images, self.network, *self.trainer_state)
+            return run_folder.START
+        return run_folder.resume(found, self.config, self.dataset.num_images, self.network, *self.trainer_state)
 
     def _require_agreement(self):
         """UserError if the ranks are not going to do the same."""
@@ -127,9 +122,9 @@ class Trainer:
         if not self.writes:
             return
         folder, arrays = self.config.ckpt_path, self._arrays()
-        open_folder(folder, self.group.rank, self.flags.resume)
-        check_room(folder, arrays, 1 if self.config.is_save_on_master else self.group.size)
-        save_class_names(os.path.join(folder, CLASS_NAMES), self.dataset.class_names)
+        run_folder.open_folder(folder, self.group.rank, self.flags.resume)
+        run_folder.check_room(folder, arrays, 1 if self.config.is_save_on_master else self.group.size)
+        run_folder.save_class_names(os.path.join(folder, run_folder.CLASS_NAMES), self.dataset.class_names)
 
     def _print_start(self):
         """Print what is trained and where the run starts."""
@@ -156,7 +151,7 @@ class Trainer:
         for epoch in range(self.position.epoch, self.config.epoch_size):
             self.train_epoch(epoch, sums)
             self.finish_epoch(epoch)
-            sums = START.sums
+            sums = run_folder.START.sums
         self.group.barrier()                # rank 0 may still be writing
 
     def train_epoch(self, epoch, sums):
@@ -193,7 +188,7 @@ class Trainer:
             accuracy = self.validate()
         rate = learning_rate((epoch + 1) * self.steps - 1, self.steps, self.config)
         self.monitor.end_epoch(epoch + 1, rate, accuracy)
-        self.save(epoch, self.steps, epoch + 1, START.sums)
+        self.save(epoch, self.steps, epoch + 1, run_folder.START.sums)
         status = self.stop_status()
         if status:
             self.end(status)
@@ -220,7 +215,7 @@ class Trainer:
         if not self.writes:
             return
         paused, config = time.time(), self.config
-        path = checkpoint_path(config.ckpt_path, self.group.rank, epoch + 1, step)
+        path = run_folder.checkpoint_path(config.ckpt_path, self.group.rank, epoch + 1, step)
         meta = {'epoch': resume_epoch, 'sums': sums, 'rows': self.monitor.rows, 'images': self.dataset.num_images,
                 'config': vars(config)}
         written = self._try(save, path, self._arrays(), meta)
@@ -228,14 +223,16 @@ class Trainer:
             self.monitor.checkpoint = path
         self.update_metrics_and_best()
         if written:
-            prune(config.ckpt_path, self.group.rank, config.keep_checkpoint_max)
+            run_folder.prune(config.ckpt_path, self.group.rank, config.keep_checkpoint_max)
         self.monitor.pause(time.time() - paused)
 
     def update_metrics_and_best(self):
         """Bring metrics.csv and the best checkpoint up to date; only rank 0 does."""
         if self.group.rank == 0:
             self._try(self.monitor.write)
-            self._try(keep_best, checkpoint_path(self.config.ckpt_path, 0, self.monitor.best()[1], self.steps))
+            best_epoch = self.monitor.best()[1]
+            self._try(run_folder.keep_best,
+                      run_folder.checkpoint_path(self.config.ckpt_path, 0, best_epoch, self.steps))
 
     def _arrays(self):
         return arrays_of(self.network, *self.trainer_state)
