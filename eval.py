@@ -6,7 +6,7 @@
 import sys
 
 from src.cli import Parser, boolean
-from src.signals import keep_ctrl_c
+from src.startup import prepare
 
 
 def parse(argv=None):
@@ -36,7 +36,7 @@ def parse(argv=None):
 def main(argv=None):
     """Evaluate or classify; returns the exit status, 1 if an image could not be classified."""
     flags, given = parse(argv)
-    keep_ctrl_c()       # before the imports below load NumPy and MindSpore
+    prepare(given)      # before NumPy and MindSpore are imported below
     if flags.image:
         from src.inference.classify import classify_images
         return classify_images(flags, given)

@@ -1,6 +1,6 @@
 """Export a checkpoint: python export.py --ckpt_file FILE --file_format MINDIR|AIR|ONNX --file_name NAME."""
 from src.cli import Parser
-from src.signals import keep_ctrl_c
+from src.startup import prepare
 
 
 def parse(argv=None):
@@ -17,7 +17,7 @@ def parse(argv=None):
 def main(argv=None):
     """Export a checkpoint, and compare the file with the network."""
     flags, given = parse(argv)
-    keep_ctrl_c()       # before the import below loads NumPy and MindSpore
+    prepare(given)      # before NumPy and MindSpore are imported below
     from src.inference.export import export_checkpoint
     export_checkpoint(flags, given)
 

@@ -1,7 +1,7 @@
 """Train NASNet-A-Mobile on a folder of images: python train.py --dataset_path DIR (see --help)."""
 from src.cli import Parser, boolean
 from src.config import presets
-from src.signals import keep_ctrl_c
+from src.startup import prepare
 
 
 def parse(argv=None):
@@ -23,7 +23,7 @@ def parse(argv=None):
 def main(argv=None):
     """Train as the command line says."""
     flags, given = parse(argv)
-    keep_ctrl_c()       # before the import below loads NumPy and MindSpore
+    prepare(given)      # before NumPy and MindSpore are imported below
     from src.training.trainer import train
     train(flags, given)
 

@@ -28,7 +28,8 @@ class Parser(argparse.ArgumentParser):
         """Add one flag for each key of src/config.py. Keys that are not given are absent from the result."""
         group = self.add_argument_group('configuration (defaults: src/config.py)')
         for key, default in nasnet_a_mobile_config_gpu.items():
-            group.add_argument('--' + key, type=type(default), default=argparse.SUPPRESS, metavar='VALUE',
+            group.add_argument('--' + key, type=boolean if isinstance(default, bool) else type(default),
+                               default=argparse.SUPPRESS, metavar='VALUE',
                                help='default %s' % default)
 
     def parse(self, argv=None):
@@ -113,9 +114,9 @@ def _checked(key, value):
     kind = type(nasnet_a_mobile_config_gpu[key])
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if not isinstance(value, kind) or isinstance(value, float) and not math.isfinite(value):
-        raise UserError('%s must be a %s, got %r' % (key, {'int': 'whole number', 'float': 'number',
-                                                           'str': 'text'}[kind.__name__], value))
+    if type(value) is not kind or isinstance(value, float) and not math.isfinite(value):
+        raise UserError('%s must be %s, got %r' % (key, {'int': 'a whole number', 'float': 'a number', 'str': 'a text',
+                                                         'bool': 'True or False'}[kind.__name__], value))
     if value not in choices.get(key, (value,)):
         raise UserError('%s must be %s, got %s' % (key, ' or '.join(choices[key]), value))
     low, high = ranges.get(key, (None, None))

@@ -2,11 +2,6 @@
 from src.framework import mindspore, nn
 
 
-def resolve_amp_level(level, platform):
-    """The `amp_level` of src/config.py with 'auto' replaced by the level that it stands for on this platform."""
-    return {'auto': 'O0' if platform == 'CPU' else 'O2'}.get(level, level)
-
-
 class Precision:
     """What an `amp_level` means for a network.
 

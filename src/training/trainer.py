@@ -17,7 +17,6 @@ from src.inference.evaluation import EvalStep, evaluate
 from src.lr_generator import learning_rate
 from src.network.build import build_network
 from src.network.initialize import initialize
-from src.network.precision import resolve_amp_level
 from src.signals import StopRequest
 from src.training.monitor import Monitor
 from src.training.train_step import StepRunner, build_train_step
@@ -35,14 +34,21 @@ def train(flags, given):
     pretrained = flags.pretrained and load(flags.pretrained)
     network = network_config(pretrained) if pretrained else {}
     network.pop('num_classes', None)        # the data may have other classes
-    config = make_config(presets[flags.preset], network, given)
+    config = training_config(presets[flags.preset], network, given)
     group = join(flags.platform, flags.device_id, flags.is_distributed)
     with failing_for_all(group):
-        config = replace(group.configure(config), amp_level=resolve_amp_level(config.amp_level, flags.platform))
-        trainer = Trainer(flags, config, group, pretrained)
+        trainer = Trainer(flags, group.configure(config), group, pretrained)
         trainer.run()
         if trainer.writes and trainer.monitor.checkpoint:
             print('last checkpoint: %s' % trainer.monitor.checkpoint)
+
+
+def training_config(*layers):
+    """`make_config`, with a dynamic loss scale where float16 would underflow and no layer gives a loss scale."""
+    config = make_config(*layers)
+    if config.amp_level != 'O0' and not any('loss_scale' in layer for layer in layers):
+        config = replace(config, loss_scale=0)
+    return config
 
 
 class Trainer:
