@@ -36,7 +36,8 @@ def export_checkpoint(flags, given):
                         '--file_format MINDIR or ONNX')
     checkpoint = load(flags.ckpt_file)
     config = make_config(without_auxiliary_head, network_config(checkpoint), {'batch_size': 1}, given)
-    use_device(flags.platform, flags.device_id)
+    # A MINDIR or ONNX file does not depend on the device. The comparison does: a GPU may round to TF32.
+    use_device(*(('Ascend', flags.device_id) if flags.file_format == 'AIR' else ('CPU',)))
     network, folded = build_network(config, training=False), build_network(config, training=False)
     for each in (network, folded):
         restore(checkpoint, each, flags.weights)
