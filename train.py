@@ -13,6 +13,9 @@ def parse(argv=None):
                         help='this is one of several data-parallel processes, started by mpirun or msrun')
     parser.add_argument('--resume', metavar='FILE|auto',
                         help='continue from this checkpoint, or from the newest good one in ckpt_path')
+    parser.add_argument('--other_images', default=False, type=boolean, metavar='True|False',
+                        help='resume although the training images are not those of the checkpoint; the result is then '
+                             'that of neither data set')
     parser.add_argument('--pretrained', metavar='FILE',
                         help='start from the weights of this checkpoint; classifiers of other classes are newly drawn')
     parser.add_argument('--preset', default='imagenet', choices=sorted(presets), help='values of src/config.py')

@@ -16,6 +16,9 @@ nasnet_a_mobile_config_gpu = {
 
     # Checkpoints
     'save_checkpoint_steps': 0,   # steps between checkpoints within an epoch; 0: only at the end of each epoch
+    'save_checkpoint_minutes': 10.0,  # minutes between checkpoints within an epoch, so that a crash costs at most so
+                                  # much; to write one takes about half a second. Only the newest 3 of them are kept.
+                                  # 0: only as save_checkpoint_steps says
     'keep_checkpoint_max': 100,   # number of newest checkpoints that are kept
     'ckpt_path': './checkpoint/', # folder of checkpoints, class list and metrics.csv
     'on_save_error': 'stop',      # if a checkpoint cannot be written: stop, or continue and try the next one
@@ -29,6 +32,9 @@ nasnet_a_mobile_config_gpu = {
     'image_size': 224,            # height and width of the images that the network gets, in pixels
     'crop_min_area': 0.08,        # smallest share of an image's area that a training crop shows (Inception)
     'on_bad_image': 'skip',       # an unreadable file: skip (name it and take another one) or stop
+    'max_bad_images': 0.01,       # with skip: the largest share of unreadable files. A few broken downloads do no
+                                  # harm, but more than 1 % means that something is wrong with the data set. Three
+                                  # files are allowed in a data set of any size (src/dataset.py).
     'color_jitter': 0.4,          # brightness, contrast and saturation are scaled by 1 - this to 1 + this; 0: off
 
     # Network
@@ -104,17 +110,19 @@ choices = {'on_bad_image': ('skip', 'stop'), 'on_save_error': ('stop', 'continue
            'freeze': ('none', 'backbone'), 'amp_level': ('O0', 'O2', 'O3')}
 
 # Keys that a resumed run may change, because no bit of a step's result depends on them.
-free_on_resume = ('rank', 'work_nums', 'epoch_size', 'log_steps', 'save_checkpoint_steps', 'keep_checkpoint_max',
-                  'ckpt_path', 'is_save_on_master', 'on_bad_image', 'on_save_error')
+free_on_resume = ('rank', 'work_nums', 'epoch_size', 'log_steps', 'save_checkpoint_steps', 'save_checkpoint_minutes',
+                  'keep_checkpoint_max', 'ckpt_path', 'is_save_on_master', 'on_bad_image', 'max_bad_images',
+                  'on_save_error')
 
 # (smallest, largest) allowed value. None means no bound. Every key with a number has a row.
 ranges = {
     'random_seed': (0, 2 ** 31 - 1), 'rank': (0, None), 'group_size': (1, None), 'work_nums': (1, None),
     'epoch_size': (1, None), 'log_steps': (1, None), 'save_checkpoint_steps': (0, None),
+    'save_checkpoint_minutes': (0, None),
     'keep_checkpoint_max': (1, None), 'is_save_on_master': (0, 1), 'batch_size': (1, None),
     'accumulation_steps': (1, None), 'num_classes': (2, None), 'image_size': (32, 4096),
-    'crop_min_area': (0.01, 1), 'color_jitter': (0, 1), 'penultimate_filters': (96, None),
-    'cells_per_stage': (1, None), 'bn_decay': (0, 1), 'dropout_keep_prob': (0.01, 1),
+    'crop_min_area': (0.01, 1), 'max_bad_images': (0, 1), 'color_jitter': (0, 1),
+    'penultimate_filters': (96, None), 'cells_per_stage': (1, None), 'bn_decay': (0, 1), 'dropout_keep_prob': (0.01, 1),
     'label_smooth_factor': (0, 1), 'aux_factor': (0, None), 'lr_init': (0, None), 'lr_decay_rate': (0, 1),
     'num_epoch_per_decay': (0.001, None), 'weight_decay': (0, None), 'momentum': (0, 1), 'opt_eps': (0, None),
     'rmsprop_decay': (0, 1), 'ema_decay': (0, 0.999999), 'clip_norm': (0, None), 'loss_scale': (0, None),

@@ -97,7 +97,7 @@ def use_device(platform, device_id=0, processes_here=1):
         UserError: there is no such device, or this MindSpore cannot use it.
     """
     if platform == 'GPU':
-        _require_gpu(device_id, processes_here)
+        device_id = _require_gpu(device_id, processes_here)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     if platform == 'GPU':
         # Else float16 convolutions are moved to the NHWC layout, with transposes around everything that is not: 2,445
@@ -114,7 +114,10 @@ def use_device(platform, device_id=0, processes_here=1):
 
 
 def _require_gpu(device_id, processes_here):
-    """Ask the driver for the GPU, because MindSpore reports a missing one late and in obscure words."""
+    """The number of the GPU to use. The driver is asked, as MindSpore reports a missing GPU late and in obscure words.
+
+    A scheduler may show each process only its own GPU; that is then number 0, whatever `device_id` is.
+    """
     remedy = 'run with --platform CPU (PLATFORM=CPU for the scripts)'
     visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
     try:
@@ -124,7 +127,9 @@ def _require_gpu(device_id, processes_here):
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         raise UserError('no GPU: the NVIDIA driver finds no device (CUDA_VISIBLE_DEVICES=%s); %s' % (visible, remedy))
-    if processes_here > count.value:
+    if processes_here > 1 and count.value == 1 and visible:
+        device_id = 0
+    elif processes_here > count.value:
         raise UserError('%d processes on this machine, but the NVIDIA driver finds %d GPUs (CUDA_VISIBLE_DEVICES=%s): '
                         'lower DEVICE_NUM' % (processes_here, count.value, visible))
     if device_id >= count.value:
@@ -133,6 +138,20 @@ def _require_gpu(device_id, processes_here):
     with open('/proc/self/maps') as maps:
         loaded = 'libmindspore_gpu.so' in maps.read()
     if not loaded:
-        raise UserError('MindSpore %s did not load its GPU part: it needs the CUDA 11 and cuDNN 8 libraries%s; '
-                        'install them or %s' % (mindspore.__version__, ' and CUDA_HOME set to a CUDA 11 with nvcc'
-                                                if VERSION >= (2, 0) else '', remedy))
+        raise UserError('MindSpore %s did not load its GPU part (%s): it needs the CUDA 11 and cuDNN 8 libraries%s; '
+                        'install them or %s' % (mindspore.__version__, _why_no_gpu_part(),
+                                                ' and CUDA_HOME set to a CUDA 11 with nvcc' if VERSION >= (2, 0)
+                                                else '', remedy))
+    return device_id
+
+
+def _why_no_gpu_part():
+    """Why MindSpore's GPU library cannot be loaded, in the loader's words."""
+    folder = os.path.join(os.path.dirname(mindspore.__file__), 'lib')
+    for path in sorted(glob.glob(os.path.join(folder, '**', 'libmindspore_gpu.so*'), recursive=True), reverse=True):
+        try:
+            ctypes.CDLL(path)
+        except OSError as error:
+            return str(error)
+        return 'CUDA_HOME is %s' % os.environ.get('CUDA_HOME', 'not set')
+    return 'this is a build without it'

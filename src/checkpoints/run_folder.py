@@ -2,9 +2,13 @@
 
 metrics.csv lies there too; src/training/monitor.py writes it.
 """
+import atexit
+import errno
+import fcntl
 import os
 import re
 import shutil
+import socket
 import sys
 from collections import namedtuple
 
@@ -17,10 +21,14 @@ from src.network.merge import join
 BEST = 'nasnet-a-mobile-best.ckpt'
 CLASS_NAMES = 'classes.txt'
 
+LOCK = '.lock'
+PARTIAL = 3         # checkpoints within an epoch that are kept: the newest, and two in case it is damaged
+
 # Where a run goes on: the number of whole epochs that are done; of the epoch that is not, (steps that are done, sum
-# of their losses, sum of their gradient norms); the rows of metrics.csv; the path of the checkpoint, or None.
-Position = namedtuple('Position', 'epoch sums rows path')
-START = Position(0, (0, 0.0, 0.0), (), None)
+# of their losses, sum of their gradient norms); the rows of metrics.csv; the path of the checkpoint, or None; the id
+# of the run; {library: version} that wrote the checkpoint.
+Position = namedtuple('Position', 'epoch sums rows path run versions')
+START = Position(0, (0, 0.0, 0.0), (), None, None, {})
 
 
 def checkpoint_path(folder, rank, epoch, step):
@@ -37,22 +45,88 @@ def list_checkpoints(folder, rank):
             for match in sorted(found, key=lambda match: (int(match.group(1)), int(match.group(2))))]
 
 
-def open_folder(folder, rank, resuming):
-    """Make the folder of a run. An earlier run's checkpoints in it must not be overwritten by mistake.
+class RunFolder:
+    """The folder of a run, which one run at a time owns.
+
+    The owner holds a lock (flock) on the file .lock in the folder until its process ends, however it ends, so the
+    lock of a dead process is no obstacle. Linux makes flock work on NFS across machines too. A file system that has
+    no locks is used without one, and stderr says so: a lock file that must be deleted by hand would stop every run
+    that goes on after a crash.
+
+    Args:
+        folder: path of the folder; it is made if it does not exist.
+        rank: whose checkpoints are looked for.
+        position: the Position that this run goes on from, or START.
+        resuming: whether the run was started with --resume.
 
     Raises:
-        UserError: the folder cannot be used, or holds checkpoints and this run does not go on from one.
+        UserError: the folder cannot be used, another run owns it, or it holds checkpoints of another run.
     """
-    try:
-        os.makedirs(folder, exist_ok=True)
-        best = os.path.join(folder, BEST)
-        taken = list_checkpoints(folder, rank) or [best] * os.path.exists(best)
-    except OSError as error:
-        raise UserError('the checkpoint folder %s cannot be used (%s): choose another --ckpt_path'
-                        % (folder, error.strerror))
-    if taken and not resuming:
-        raise UserError('%s is of an earlier run: go on with it by --resume auto, or choose another --ckpt_path'
-                        % taken[-1])
+
+    def __init__(self, folder, rank, position, resuming):
+        self.lock = None
+        try:
+            os.makedirs(folder, exist_ok=True)
+            best = os.path.join(folder, BEST)
+            taken = list_checkpoints(folder, rank) or [best] * os.path.exists(best)
+            if taken and not resuming:
+                raise UserError('%s is of an earlier run: go on with it by --resume auto, or choose another '
+                                '--ckpt_path' % taken[-1])
+            self._lock(os.path.join(folder, LOCK))
+        except OSError as error:
+            raise UserError('the checkpoint folder %s cannot be used (%s): choose another --ckpt_path'
+                            % (folder, error.strerror))
+        if position.path and os.path.dirname(os.path.abspath(position.path)) != os.path.abspath(folder):
+            _require_run(taken, position)
+
+    def _lock(self, path):
+        while True:
+            lock = open(path, 'a+')
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    lock.seek(0)
+                    raise UserError('another run owns the folder %s (%s): wait for its end, or choose another '
+                                    '--ckpt_path' % (os.path.dirname(path), lock.read().strip() or 'unknown'))
+                print('warning: the file system of %s has no locks (%s): do not start a second run there'
+                      % (path, error.strerror), file=sys.stderr, flush=True)
+                lock.close()
+                return
+            try:
+                current = os.path.samestat(os.stat(path), os.fstat(lock.fileno()))
+            except FileNotFoundError:
+                current = False
+            if current:
+                break
+            lock.close()        # its last owner has just removed this file: take the lock of a new one
+        lock.truncate(0)
+        lock.write('process %d on %s\n' % (os.getpid(), socket.gethostname()))
+        lock.flush()
+        self.lock = lock
+        atexit.register(self.release)
+
+    def release(self):
+        """Give the folder back at the end of a run, and remove the lock's file."""
+        if self.lock:
+            try:
+                os.remove(self.lock.name)       # first: whoever waits for the lock finds out and opens a new file
+            except OSError:
+                pass
+            self.lock.close()
+            self.lock = None
+
+
+def _require_run(paths, position):
+    """UserError if the newest readable checkpoint of `paths` is not of the run that `position` goes on."""
+    for path in reversed(paths):
+        try:
+            there = load(path).meta.get('run')
+        except UserError:
+            continue
+        if there != position.run:
+            raise UserError('%s is of another run than %s: choose another --ckpt_path' % (path, position.path))
+        return
 
 
 def check_room(folder, arrays, copies=1):
@@ -64,12 +138,26 @@ def check_room(folder, arrays, copies=1):
                         '--ckpt_path' % (folder, free >> 20, needed >> 20))
 
 
-def prune(folder, rank, keep):
-    """Delete all but the `keep` newest checkpoints of a rank, and what killed processes left unfinished."""
+def prune(folder, rank, keep, written, steps):
+    """Delete old checkpoints of a rank, and what killed processes left unfinished.
+
+    The `keep` newest checkpoints at the end of an epoch stay, and the PARTIAL newest within an epoch. The number in
+    the name says which is newer, because a clock may be wrong. Numbers above that of `written` belong to a part of
+    the run that was left when it went on from an earlier checkpoint; they count as the oldest.
+
+    Args:
+        written: path of the checkpoint that has just been written; it always stays.
+        steps: number of steps of an epoch.
+    """
     remove_leftovers(folder)
-    # By age, not by number: after a damaged newest checkpoint was passed over, the good ones have lower numbers.
-    for path in sorted(list_checkpoints(folder, rank), key=os.path.getmtime)[:-keep]:
-        os.remove(path)
+    paths = list_checkpoints(folder, rank)
+    newest = paths.index(written) + 1
+    paths = paths[newest:] + paths[:newest]
+    whole = [path for path in paths if path.endswith('_%d.ckpt' % steps)]
+    partial = [path for path in paths if path not in whole]
+    for path in whole[:-keep] + partial[:-min(keep, PARTIAL)]:
+        if path != written:
+            os.remove(path)
 
 
 def keep_best(path):
@@ -139,19 +227,20 @@ def find_checkpoint(which, folder, rank):
     return None
 
 
-def resume(checkpoint, config, images, network, *parts):
+def resume(checkpoint, config, dataset, other_images, network, *parts):
     """Set a network and `parts` (optimizer, loss scale, moving averages) from a checkpoint of the same run.
 
     Args:
         checkpoint: a Checkpoint.
-        images: number of training images.
+        dataset: the ImageFolder of the training images.
+        other_images: whether the run may go on with other images of the same classes.
 
     Returns:
         The Position to go on from.
 
     Raises:
-        UserError: the checkpoint holds no position, or its run differs in the number of images or in a
-            configuration key that a resumed run may not change.
+        UserError: the checkpoint holds no position, or its run differs in the classes, the images, or a configuration
+            key that a resumed run may not change.
     """
     meta = checkpoint.meta
     if 'sums' not in meta:
@@ -160,12 +249,31 @@ def resume(checkpoint, config, images, network, *parts):
     differing = ['%s %r there, %r here' % (key, value, getattr(config, key, None))
                  for key, value in sorted(there.items())
                  if key not in free_on_resume and getattr(config, key, None) != value]
-    if meta['images'] != images:
-        differing.append('%d training images there, %d here' % (meta['images'], images))
+    differing += _differing_data(meta, dataset, other_images)
     if differing:
         raise UserError('%s is of another run (%s): set the same values, or start a new run in another --ckpt_path'
                         % (checkpoint.path, '; '.join(differing)))
     restore(checkpoint, network, 'raw')
     for part in parts:
         part.load_state(join(checkpoint.arrays, part.state()))
-    return Position(meta['epoch'], tuple(meta['sums']), meta.get('rows', ()), checkpoint.path)
+    return Position(meta['epoch'], tuple(meta['sums']), meta.get('rows', ()), checkpoint.path, meta.get('run'),
+                    meta.get('versions', {}))
+
+
+def _differing_data(meta, dataset, other_images):
+    """What differs between the training data of a checkpoint and of this run, a list of texts."""
+    names = meta.get('class_names', dataset.class_names)        # an older file holds only the number of images
+    if names != dataset.class_names:
+        there, here = sorted(set(names) - set(dataset.class_names)), sorted(set(dataset.class_names) - set(names))
+        return ['%d classes there, %d here; only there: %s; only here: %s'
+                % (len(names), len(dataset.class_names), ', '.join(there[:3]) or 'none',
+                   ', '.join(here[:3]) or 'none')]
+    if other_images:
+        return []
+    if meta['images'] != dataset.num_images:
+        return ['%d training images there, %d here; --other_images True accepts them' % (meta['images'],
+                                                                                        dataset.num_images)]
+    if meta.get('files', dataset.describe()) != dataset.describe():
+        return ['training images: %s there, %s here; --other_images True accepts them' % (meta['files'],
+                                                                                         dataset.describe())]
+    return []

@@ -20,6 +20,7 @@ from src.distributed.cpu_cluster import Cluster
 from src.errors import UserError
 from src.files import digest
 from src.framework import Tensor, mindspore, nn, ops, use_device, without_chatter
+from src.versions import versions
 
 _MAY_DIFFER = ('rank', 'work_nums', 'ckpt_path')    # configuration keys that each rank may have its own value of
 _PIECE = 4096       # sums of whole numbers below this stay exact in float32 for up to 4096 ranks
@@ -110,7 +111,7 @@ class Group:
         """
         facts = dict(facts, **{key: value for key, value in vars(config).items() if key not in _MAY_DIFFER})
         facts['parameters'] = digest(arrays).tobytes().hex()[:16]
-        facts['version of MindSpore'] = mindspore.__version__
+        facts.update(('version of ' + library, version) for library, version in versions().items())
         facts['code'] = _digest_of_code()
         places = [json.loads(text) for text in self.gather(json.dumps(facts))]
         for rank, there in enumerate(places):
@@ -153,9 +154,14 @@ def join(platform, device_id=0, is_distributed=False):
         is_distributed: whether mpirun or msrun started this process as one of several.
 
     Raises:
-        UserError: there is no such device, no launcher started this process, or the group cannot be formed.
+        UserError: there is no such device, a launcher started this process as one of several and it is not
+            distributed or the other way round, or the group cannot be formed.
     """
     if not is_distributed:
+        place = launch.place()
+        if place and place.size > 1:
+            raise UserError('%s has started %d processes, but --is_distributed True is missing: without it each of '
+                            'them would be a run of its own' % (place.launcher, place.size))
         use_device(platform, device_id)
         return Group()
     place = launch.require()

@@ -3,6 +3,7 @@ import os
 import shlex
 import sys
 import time
+import uuid
 
 import numpy as np
 
@@ -16,10 +17,12 @@ from src.files import SaveError
 from src.inference.evaluation import EvalStep, evaluate
 from src.lr_generator import learning_rate
 from src.network.build import build_network
+from src.network.cpu.depthwise import has_own_kernels
 from src.network.initialize import initialize
 from src.signals import StopRequest
 from src.training.monitor import Monitor
 from src.training.train_step import StepRunner, build_train_step
+from src.versions import versions
 
 STOP_CHECK_STEPS = 10   # steps after which ranks on GPUs ask each other whether to stop; the question waits for them
 
@@ -69,6 +72,10 @@ class Trainer:
             checkpoint resumes all ranks.
         stop_check_interval: number of steps after which ranks ask each other whether one of them is to stop.
         position: where the run starts or goes on.
+        versions: {library: version} of this process.
+        run_id: tells this run from all others; it stays when the run is resumed.
+        folder: the RunFolder, which only rank 0 has.
+        saved: when the last checkpoint was written, or the run began, in seconds.
         monitor: what a person sees of the run.
     """
 
@@ -81,9 +88,11 @@ class Trainer:
             flags.eval_dataset_path, config, training=False, class_names=self.dataset.class_names)
         self.steps = self.dataset.get_dataset_size()
         self._build()
+        self.versions = dict(versions(), **{'own CPU kernels': str(has_own_kernels(self.network))})
         self.position = self._find_position()
+        self.run_id = group.gather(self.position.run or uuid.uuid4().hex)[0]
         self._require_agreement()
-        self._open_folder()
+        self.folder = self._open_folder()
         self.monitor = Monitor(config.ckpt_path if group.rank == 0 else None, config.epoch_size, self.steps,
                                config.batch_size * config.accumulation_steps * group.size, config.log_steps,
                                self.position.rows, group.mean)
@@ -111,7 +120,14 @@ class Trainer:
         found = which and run_folder.find_checkpoint(which, self.config.ckpt_path, self.group.rank)
         if not found:
             return run_folder.START
-        return run_folder.resume(found, self.config, self.dataset.num_images, self.network, *self.trainer_state)
+        position = run_folder.resume(found, self.config, self.dataset, self.flags.other_images, self.network,
+                                     *self.trainer_state)
+        for library, version in sorted(position.versions.items()):
+            if self.group.rank == 0 and self.versions.get(library) != version:
+                print('warning: the checkpoint was written with %s %s, this is %s: the run goes on, but its bits may '
+                      'differ from those of an undisturbed run' % (library, version, self.versions.get(library)),
+                      file=sys.stderr, flush=True)
+        return position
 
     def _require_agreement(self):
         """UserError if the ranks are not going to do the same."""
@@ -121,16 +137,21 @@ class Trainer:
         self.group.require_agreement(self.config, self._arrays(), {
             'training images': self.dataset.describe(),
             'validation images': self.validation and self.validation.describe(),
+            'own CPU kernels': self.versions['own CPU kernels'],
             'position': position.path and 'after %d epochs and %d steps' % (position.epoch, position.sums[0])})
 
     def _open_folder(self):
-        """Make the folder of the run and check that checkpoints can be written into it."""
-        if not self.writes:
-            return
-        folder, arrays = self.config.ckpt_path, self._arrays()
-        run_folder.open_folder(folder, self.group.rank, self.flags.resume)
-        run_folder.check_room(folder, arrays, 1 if self.config.is_save_on_master else self.group.size)
-        run_folder.save_class_names(os.path.join(folder, run_folder.CLASS_NAMES), self.dataset.class_names)
+        """Take the folder of the run and check that checkpoints can be written into it -> RunFolder or None."""
+        path = self.config.ckpt_path
+        if self.group.rank > 0:
+            if self.writes:
+                os.makedirs(path, exist_ok=True)    # its machine may not share rank 0's disk
+            return None
+        folder = run_folder.RunFolder(path, 0, self.position, self.flags.resume)
+        copies = 1 if self.config.is_save_on_master else self.group.size
+        run_folder.check_room(path, self._arrays(), copies)
+        run_folder.save_class_names(os.path.join(path, run_folder.CLASS_NAMES), self.dataset.class_names)
+        return folder
 
     def _print_start(self):
         """Print what is trained and where the run starts."""
@@ -138,7 +159,10 @@ class Trainer:
         self.monitor.print('training on %s: %d images in %d classes (%d other files ignored), %d epochs of %d steps'
                            % (self.flags.platform, dataset.num_images, len(dataset.class_names),
                               dataset.ignored_files, self.config.epoch_size, self.steps))
-        if position.path:
+        if position.epoch >= self.config.epoch_size:
+            self.monitor.print('%s is the end of the run: it is finished, %d of %d epochs are done'
+                               % (position.path, position.epoch, self.config.epoch_size))
+        elif position.path:
             self.monitor.print('resuming %s in epoch %d after step %d'
                                % (position.path, position.epoch + 1, position.sums[0]))
         elif self.flags.resume:
@@ -152,13 +176,15 @@ class Trainer:
     def run(self):
         """Train to the last epoch."""
         self.update_metrics_and_best()      # a kill may have come between a checkpoint and these
-        self.stop = StopRequest()
+        self.stop, self.saved = StopRequest(), time.monotonic()
         sums = self.position.sums
         for epoch in range(self.position.epoch, self.config.epoch_size):
             self.train_epoch(epoch, sums)
             self.finish_epoch(epoch)
             sums = run_folder.START.sums
         self.group.barrier()                # rank 0 may still be writing
+        if self.folder:
+            self.folder.release()
 
     def train_epoch(self, epoch, sums):
         """Run the steps of `epoch` (from 0) that `sums` says are not done yet."""
@@ -179,7 +205,8 @@ class Trainer:
         due = interval and done % interval == 0
         status = 0
         if due or done % self.stop_check_interval == 0 or done == self.steps:
-            status = self.stop_status()
+            status, late = self.ask_ranks()
+            due = due or late and done < self.steps     # at the end of an epoch a checkpoint follows anyway
         if due or status:
             self.save(epoch, done, epoch, self.monitor.epoch_sums())
         if status:
@@ -195,7 +222,7 @@ class Trainer:
         rate = learning_rate((epoch + 1) * self.steps - 1, self.steps, self.config)
         self.monitor.end_epoch(epoch + 1, rate, accuracy)
         self.save(epoch, self.steps, epoch + 1, run_folder.START.sums)
-        status = self.stop_status()
+        status, _ = self.ask_ranks()
         if status:
             self.end(status)
 
@@ -218,18 +245,20 @@ class Trainer:
         Every rank must call this, also one that does not write.
         """
         self.group.take_rank_0s(self.per_rank_parameters)
+        self.saved = time.monotonic()
         if not self.writes:
             return
         paused, config = time.time(), self.config
         path = run_folder.checkpoint_path(config.ckpt_path, self.group.rank, epoch + 1, step)
         meta = {'epoch': resume_epoch, 'sums': sums, 'rows': self.monitor.rows, 'images': self.dataset.num_images,
-                'config': vars(config)}
+                'files': self.dataset.describe(), 'class_names': self.dataset.class_names, 'run': self.run_id,
+                'versions': self.versions, 'config': vars(config)}
         written = self._try(save, path, self._arrays(), meta)
         if written:
             self.monitor.checkpoint = path
         self.update_metrics_and_best()
         if written:
-            run_folder.prune(config.ckpt_path, self.group.rank, config.keep_checkpoint_max)
+            run_folder.prune(config.ckpt_path, self.group.rank, config.keep_checkpoint_max, path, self.steps)
         self.monitor.pause(time.time() - paused)
 
     def update_metrics_and_best(self):
@@ -256,10 +285,17 @@ class Trainer:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    def stop_status(self):
-        """The status to end with, or 0 to go on. If one rank is asked to end, all ranks get that status."""
-        terminated, interrupted = self.group.sum(np.array([self.stop.status == 143, self.stop.status == 130], np.int64))
-        return 143 if terminated else 130 if interrupted else 0
+    def ask_ranks(self):
+        """(status, late), the same on all ranks.
+
+        status: what to end with if one rank is asked to end, else 0. late: whether rank 0's clock says that it is
+        time for a checkpoint.
+        """
+        minutes = self.config.save_checkpoint_minutes
+        late = self.group.rank == 0 and minutes and time.monotonic() - self.saved >= 60 * minutes
+        terminated, interrupted, late = self.group.sum(
+            np.array([self.stop.status == 143, self.stop.status == 130, bool(late)], np.int64))
+        return 143 if terminated else 130 if interrupted else 0, bool(late)
 
     def end(self, status):
         """Print the command that goes on, and end the process with the status of the signal."""
