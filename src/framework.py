@@ -116,7 +116,8 @@ def use_device(platform, device_id=0, processes_here=1):
 def _require_gpu(device_id, processes_here):
     """The number of the GPU to use. The driver is asked, as MindSpore reports a missing GPU late and in obscure words.
 
-    A scheduler may show each process only its own GPU; that is then number 0, whatever `device_id` is.
+    A scheduler may show each process only its own GPU; that is then number 0, whatever `device_id` is. MindSpore 1.10
+    cannot use it: in a group it takes the GPU of its local rank, whatever it is told.
     """
     remedy = 'run with --platform CPU (PLATFORM=CPU for the scripts)'
     visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
@@ -127,11 +128,11 @@ def _require_gpu(device_id, processes_here):
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         raise UserError('no GPU: the NVIDIA driver finds no device (CUDA_VISIBLE_DEVICES=%s); %s' % (visible, remedy))
-    if processes_here > 1 and count.value == 1 and visible:
+    if processes_here > 1 and count.value == 1 and visible and VERSION >= (2, 0):
         device_id = 0
     elif processes_here > count.value:
         raise UserError('%d processes on this machine, but the NVIDIA driver finds %d GPUs (CUDA_VISIBLE_DEVICES=%s): '
-                        'lower DEVICE_NUM' % (processes_here, count.value, visible))
+                        'lower DEVICE_NUM, or let each process see all GPUs' % (processes_here, count.value, visible))
     if device_id >= count.value:
         raise UserError('no GPU %d: the NVIDIA driver finds %d, numbered from 0; choose another --device_id'
                         % (device_id, count.value))
