@@ -15,18 +15,11 @@ from src.training.flat import FlatLayout
 from src.training.loss_scale import FixedLossScale
 
 flatten = ops.MultitypeFuncGraph('flatten')
-_assign_slice = ops.MultitypeFuncGraph('assign_slice')
 
 
 @flatten.register('Tensor')
 def _flatten_tensor(tensor):
     return tensor.reshape(-1)
-
-
-@_assign_slice.register('Tensor', 'Number', 'Tensor')
-def _assign_slice_tensor(flat, offset, parameter):
-    # Not assign_sub: on an element of a ParameterTuple it crashes MindSpore 1.10.
-    return ops.assign(parameter, ops.slice(flat, (offset,), (parameter.size,)).reshape(parameter.shape))
 
 
 def is_decayed(parameter):
@@ -55,15 +48,15 @@ class FlatRMSProp(nn.Cell):
     def __init__(self, parameters, weight_decay=0.0, momentum=0.9, decay=0.9, eps=1.0, clip_norm=0.0,
                  loss_scale=None, reduce_mean=None):
         super().__init__(auto_prefix=False)
-        # Parameters of similar shape are neighbours, so that they can be joined before they are flattened.
-        self.decayed = mindspore.ParameterTuple(sorted((p for p in parameters if is_decayed(p)),
-                                                       key=lambda p: tuple(p.shape[1:])))
-        self.decayed_runs = _runs(self.decayed)
-        self.plain = mindspore.ParameterTuple([p for p in parameters if not is_decayed(p)])
+        # Parameters of equal shape are neighbours, so that one operation can join or split all of them.
+        decayed, plain = ([p for p in parameters if is_decayed(p) == wanted] for wanted in (True, False))
+        self.decayed = mindspore.ParameterTuple(sorted(decayed, key=lambda p: p.shape[::-1]))
+        self.plain = mindspore.ParameterTuple(sorted(plain, key=lambda p: p.shape))
         self.parameters = mindspore.ParameterTuple(tuple(self.decayed) + tuple(self.plain))
         self.split = len(self.decayed)
         self.decayed_layout, self.plain_layout = FlatLayout(self.decayed), FlatLayout(self.plain)
-        self.decayed_offsets, self.plain_offsets = self.decayed_layout.offsets, self.plain_layout.offsets
+        self.decayed_runs, self.plain_runs = _runs(self.decayed_layout), _runs(self.plain_layout)
+        self.joined = _joined(self.decayed)
         self.decayed_size, self.plain_size = self.decayed_layout.size, self.plain_layout.size
         self.decayed_mean_square = _vector('mean_square.decayed', 1, self.decayed_layout.size)
         self.decayed_moment = _vector('moment.decayed', 0, self.decayed_layout.size)
@@ -74,6 +67,7 @@ class FlatRMSProp(nn.Cell):
         self.loss_scale = FixedLossScale() if loss_scale is None else loss_scale
         self.reduce_mean = reduce_mean
         self.map = ops.HyperMap()
+        self.apply = ops.ApplyGradientDescent()
         self.rsqrt = ops.Rsqrt()
 
     def construct(self, gradients, learning_rate):
@@ -86,21 +80,17 @@ class FlatRMSProp(nn.Cell):
 
     def update(self, decayed, plain, learning_rate):
         """What `construct` does, with the gradients as two flat vectors."""
-        decayed_weights, plain_weights = self.flat_weights(), self.flat(self.plain)
         decayed, plain = self.mean_gradients(decayed, plain)
-        decayed = decayed + self.weight_decay * decayed_weights
+        decayed = decayed + self.weight_decay * self.flat_weights()
         norm = ops.sqrt((decayed * decayed).sum() + (plain * plain).sum())
         if self.clip_norm > 0:
             factor = self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, mindspore.float32))
             decayed, plain = decayed * factor, plain * factor
         skip, norm = self.loss_scale(norm)
-        # Not `-=`: MindSpore 2 makes it an in-place operation and then copies the vector for every slice.
-        decayed_weights = decayed_weights - self.step(
-            decayed, self.decayed_mean_square, self.decayed_moment, learning_rate, skip)
-        plain_weights = plain_weights - self.step(
-            plain, self.plain_mean_square, self.plain_moment, learning_rate, skip)
-        self.map(ops.partial(_assign_slice, decayed_weights), self.decayed_offsets, self.decayed)
-        self.map(ops.partial(_assign_slice, plain_weights), self.plain_offsets, self.plain)
+        self.subtract(self.step(decayed, self.decayed_mean_square, self.decayed_moment, learning_rate, skip),
+                      self.decayed, self.decayed_runs)
+        self.subtract(self.step(plain, self.plain_mean_square, self.plain_moment, learning_rate, skip),
+                      self.plain, self.plain_runs)
         return norm
 
     def flat(self, tensors):
@@ -108,11 +98,26 @@ class FlatRMSProp(nn.Cell):
         return ops.concat(self.map(flatten, tensors))
 
     def flat_weights(self):
-        """One vector of the decayed weights. To reshape a parameter copies it, so a run of them is reshaped at once."""
+        """One vector of the decayed weights. To reshape a parameter copies it, so many of them are reshaped at once."""
         parts = ()
-        for start, stop in self.decayed_runs:
+        for start, stop in self.joined:
             parts += (ops.concat(self.decayed[start:stop]).reshape(-1),)
         return ops.concat(parts)
+
+    def subtract(self, change, parameters, runs):
+        """Subtract a flat vector from parameters, in place.
+
+        On a GPU ApplyGradientDescent is one kernel, and Assign would be two copies. A run of equal parameters is cut
+        by one Split instead of a slice for each.
+        """
+        for start, count, offset, size in runs:
+            pieces = (ops.slice(change, (offset,), (count * size,)),)
+            if count > 1:
+                pieces = ops.Split(0, count)(pieces[0])
+            for i in range(count):
+                parameter = parameters[start + i]
+                self.apply(parameter, 1.0, pieces[i].reshape(parameter.shape))
+        return change       # MindSpore 1.10 wants every function to return something
 
     def mean_gradients(self, decayed, plain):
         """The two flat gradients without the loss scale, averaged over the ranks.
@@ -159,7 +164,18 @@ class FlatRMSProp(nn.Cell):
                 ('moment.', self.plain_moment, self.plain_layout))
 
 
-def _runs(parameters):
+def _runs(layout):
+    """((number of the first, how many, offset of the first, size of each), ...) of consecutive equal parameters."""
+    runs = []
+    for number, (parameter, offset) in enumerate(zip(layout.parameters, layout.offsets)):
+        if runs and parameter.shape == layout.parameters[number - 1].shape:
+            runs[-1][1] += 1
+        else:
+            runs.append([number, 1, offset, parameter.size])
+    return tuple(map(tuple, runs))
+
+
+def _joined(parameters):
     """((start, stop), ...) of consecutive parameters whose shapes differ only in the first dimension."""
     shapes = [tuple(p.shape[1:]) for p in parameters]
     starts = [i for i, shape in enumerate(shapes) if i == 0 or shape != shapes[i - 1]]
