@@ -17,7 +17,7 @@ nasnet_a_mobile_config_gpu = {
     # Checkpoints
     'save_checkpoint_steps': 0,   # steps between checkpoints within an epoch; 0: only at the end of each epoch
     'save_checkpoint_minutes': 10.0,  # minutes between checkpoints within an epoch, so that a crash costs at most so
-                                  # much; to write one takes about half a second. Only the newest 3 of them are kept.
+                                  # much; to write one takes less than a second. Only the newest 3 of them are kept.
                                   # 0: only as save_checkpoint_steps says
     'keep_checkpoint_max': 100,   # number of newest checkpoints that are kept
     'ckpt_path': './checkpoint/', # folder of checkpoints, class list and metrics.csv

@@ -6,6 +6,7 @@ of any epoch can be made without the steps before it. Neither the number of thre
 over processes changes a byte.
 """
 import collections
+import errno
 import hashlib
 import os
 import sys
@@ -16,11 +17,16 @@ import cv2
 import numpy as np
 
 from src.errors import UserError
-from src.input.draws import COLOR, CROP, epoch_order, uniforms
+from src.input.draws import COLOR, CROP, REPLACEMENT, epoch_order, uniforms
 from src.input.image import CROP_DRAWS, decode, random_resized_crop, resize_centre_crop
+from src.input.reading import read
 
 EXTENSIONS = ('.jpeg', '.jpg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
 AHEAD = 2       # number of batches that are prepared beyond the one that the consumer waits for
+# This number of bad images is allowed whatever the share of max_bad_images is. In a data set of fewer than a hundred
+# images one broken file is more than 1 % already, and a person can look at three warnings.
+ALWAYS_ALLOWED = 3
+REPLACEMENT_DRAWS = 64      # random files that are tried in the place of a bad one, before all files are tried in turn
 
 Batch = collections.namedtuple('Batch', 'images labels color valid')
 
@@ -31,7 +37,7 @@ def create_dataset(dataset_path, config, training, class_names=None):
     Args:
         dataset_path: path of the folder.
         config: needs the attributes random_seed, rank, group_size, work_nums, batch_size, accumulation_steps,
-            num_classes, image_size, crop_min_area, color_jitter and on_bad_image (src/config.py).
+            num_classes, image_size, crop_min_area, color_jitter, on_bad_image and max_bad_images (src/config.py).
         training: True: the images are shuffled and augmented, and a last incomplete batch is left out. False: the
             images come in the order of their files, each exactly once.
         class_names: None, or the list of class names that a training used. A label is the position of a class in
@@ -70,7 +76,8 @@ class ImageFolder:
         num_images: number of image files, of all classes and for all ranks together.
         class_names: list of str. The label of an image is the position of its folder's name in this list.
         ignored_files: number of entries that are neither class folders nor, by their name, image files.
-        skipped: {path: reason} of the files that were found unreadable until now.
+        skipped: {path: reason} of the bad images that were found until now. A file that could not be read because
+            the file system failed for a moment is never among them.
     """
 
     def __init__(self, path, config, training, class_names, folders, ignored_files):
@@ -109,8 +116,9 @@ class ImageFolder:
         A training step has `accumulation_steps` batches. Together they hold the same images, in the same order, as
         one batch of `accumulation_steps` times the size.
 
-        An unreadable file is reported on stderr once. In training the next readable file takes its place, with the
-        same random numbers. In evaluation its row stays empty.
+        A bad image (src/input/reading.py says what that is) is reported on stderr once. In training another file
+        takes its place, with the same random numbers: it is drawn from all files, so no class becomes more frequent.
+        In evaluation its row stays empty.
 
         Args:
             epoch: number of the epoch, from 0.
@@ -122,25 +130,25 @@ class ImageFolder:
             a row without an image. Only evaluation has such rows: after the last image, and for unreadable files.
 
         Raises:
-            UserError: in training no file of the data set can be read; or a file cannot be read and on_bad_image
-                is stop.
+            UserError: the file system fails and does not recover within some seconds; an image is bad and
+                on_bad_image is stop; more images of the epoch are bad than max_bad_images allows; in training no
+                file of the data set can be read.
         """
-        order = epoch_order(self.config.random_seed, epoch, self.num_images) if self.training else None
+        now = _Pass(epoch, epoch_order(self.config.random_seed, epoch, self.num_images) if self.training else None)
         parts = self.config.accumulation_steps if self.training else 1
         # If the batches are small, more of them are prepared, so that every thread has work.
         ahead = AHEAD + self.config.work_nums // self.config.batch_size
-        stop = threading.Event()
         pool = ThreadPoolExecutor(min(self.config.work_nums, os.cpu_count() or 1))
         pending = collections.deque()
         try:
             for number in range(first_step * parts, self.get_dataset_size() * parts):
-                pending.append(self._begin(pool, stop, order, epoch, number))
+                pending.append(self._begin(pool, now, number))
                 if len(pending) > ahead:
                     yield _finished(pending)
             while pending:
                 yield _finished(pending)
         finally:        # This also runs when the consumer leaves early.
-            stop.set()
+            now.stop.set()
             for _, rows in pending:
                 for row in rows:
                     row.cancel()
@@ -162,56 +170,105 @@ class ImageFolder:
         """
         return _EpochIterator(self, num_epochs, output_numpy, lambda row: dict(zip(('image', 'label'), row)))
 
-    def _begin(self, pool, stop, order, epoch, number):
-        """Start to fill batch `number` of this rank in `epoch`: return (Batch, list of the futures of its rows)."""
+    def images_of_rank(self):
+        """Return how many images this rank reads in one epoch."""
+        if self.training:
+            return self.get_dataset_size() * self.config.batch_size * self.config.accumulation_steps
+        return len(range(self.config.rank, self.num_images, self.config.group_size))
+
+    def require_few_bad(self, bad, images):
+        """Check that only a small share of images is bad.
+
+        Args:
+            bad: number of bad images.
+            images: number of images among which they were found.
+
+        Raises:
+            UserError: more of them are bad than max_bad_images allows. The sentence names some of them.
+        """
+        share = self.config.max_bad_images
+        # A product like 0.29 * 100 is 28.999999999999996, hence `round`.
+        if bad <= max(ALWAYS_ALLOWED, round(share * images, 6)):
+            return
+        with self._lock:
+            examples = ['%s (%s)' % item for item in sorted(self.skipped.items())[:3]]
+        raise UserError('at least %d of %d images of %s are bad%s, more than max_bad_images %g allows: repair or '
+                        'remove them (tools/check_dataset.py names all of them), or set a larger --max_bad_images'
+                        % (bad, images, self.path, ', for example ' * bool(examples) + ', '.join(examples), share))
+
+    def _begin(self, pool, now, number):
+        """Start to fill batch `number` of this rank: return (Batch, list of the futures of its rows)."""
         config = self.config
         size, rows = config.batch_size, np.arange(config.batch_size)
         batch = Batch(np.zeros((size, config.image_size, config.image_size, 3), np.uint8),
                       np.zeros(size, np.int32), np.ones((size, 3), np.float32), np.zeros(size, np.float32))
         if self.training:
             first = first_position(config, *divmod(number, config.accumulation_steps))
-            draws = uniforms(config.random_seed, epoch, CROP, first, size, CROP_DRAWS)
-            color = uniforms(config.random_seed, epoch, COLOR, first, size, 3)
+            draws = uniforms(config.random_seed, now.epoch, CROP, first, size, CROP_DRAWS)
+            color = uniforms(config.random_seed, now.epoch, COLOR, first, size, 3)
             batch.color[:] = 1 + config.color_jitter * (2 * color - 1)
-            return batch, [pool.submit(self._fill_training, batch, row, index, draws[row], stop)
-                           for row, index in enumerate(order[first:first + size].tolist())]
+            return batch, [pool.submit(self._fill_training, now, batch, row, first + row, draws[row])
+                           for row in range(size)]
         indices = config.rank + config.group_size * (number * size + rows)
-        return batch, [pool.submit(self._fill_evaluation, batch, row, index)
+        return batch, [pool.submit(self._fill_evaluation, now, batch, row, index)
                        for row, index in enumerate(indices[indices < self.num_images].tolist())]
 
-    def _fill_training(self, batch, row, index, draws, stop):
-        """Put file `index`, or else the next readable file, into a row of the batch; `stop` ends the search."""
-        for other in range(index, index + self.num_images):
-            image = self._read(other % self.num_images)
+    def _fill_training(self, now, batch, row, position, draws):
+        """Put the file at `position` in the order of the epoch, or else another file, into a row of the batch."""
+        for attempt, index in enumerate(self._candidates(now, position)):
+            image = self._read(index, now.stop)
             if image is not None:
                 random_resized_crop(image, self.config.image_size, draws, self.config.crop_min_area,
                                     batch.images[row])
-                batch.labels[row] = self.labels[other % self.num_images]
+                batch.labels[row] = self.labels[index]
                 batch.valid[row] = 1
                 return
-            if stop.is_set():
+            if attempt == 0:
+                self._count_bad(now)
+            if now.stop.is_set():
                 return
         raise UserError('none of the %d images of %s can be read: check the files named above'
                         % (self.num_images, self.path))
 
-    def _fill_evaluation(self, batch, row, index):
-        """Put file `index` into a row of the batch; the row stays empty if the file is unreadable."""
-        image = self._read(index)
-        if image is not None:
-            batch.images[row] = resize_centre_crop(image, self.config.image_size)
-            batch.labels[row] = self.labels[index]
-            batch.valid[row] = 1
+    def _candidates(self, now, position):
+        """Generate the indices of the files that are tried for a position of the epoch, first its own file.
 
-    def _read(self, index):
-        """Return the image of file `index`, (H, W, 3) uint8, or None if it is unreadable.
+        They depend only on the seed, the epoch, the position and the number of files.
+        """
+        yield int(now.order[position])
+        draws = uniforms(self.config.random_seed, now.epoch, REPLACEMENT, position, 1, REPLACEMENT_DRAWS)[0]
+        drawn = (draws * self.num_images).astype(np.int64).tolist()
+        yield from drawn
+        for step in range(self.num_images):
+            yield (drawn[-1] + step) % self.num_images
 
-        The first time, an unreadable file is noted in `skipped` and reported. The array may be overwritten when
-        this thread reads its next file.
+    def _fill_evaluation(self, now, batch, row, index):
+        """Put file `index` into a row of the batch; the row stays empty if the image is bad."""
+        image = self._read(index, now.stop)
+        if image is None:
+            self._count_bad(now)
+            return
+        batch.images[row] = resize_centre_crop(image, self.config.image_size)
+        batch.labels[row] = self.labels[index]
+        batch.valid[row] = 1
+
+    def _count_bad(self, now):
+        """Note that one more image of this epoch is bad; raise a UserError if these are too many."""
+        with self._lock:
+            now.bad += 1
+            bad = now.bad
+        self.require_few_bad(bad, self.images_of_rank())
+
+    def _read(self, index, stop):
+        """Return the image of file `index`, (H, W, 3) uint8, or None if it is bad.
+
+        The first time, a bad image is noted in `skipped` and reported. The array may be overwritten when this thread
+        reads its next file.
         """
         path = os.path.join(self.path, self.class_names[self.labels[index]], self.files[index])
         if path in self.skipped:
             return None
-        image, reason = read(path, lambda data: decode(data, self._buffer))
+        image, reason = read(path, lambda data: decode(data, self._buffer), stop)
         if image is not None:
             return image
         if self.config.on_bad_image == 'stop':
@@ -227,6 +284,22 @@ class ImageFolder:
         if getattr(self._scratch, 'pixels', np.empty(0)).size < size:
             self._scratch.pixels = np.empty(size, np.uint8)
         return self._scratch.pixels
+
+
+class _Pass:
+    """One pass over the data set: what the threads of one call of `batches` share.
+
+    Attributes:
+        epoch: number of the epoch, from 0.
+        order: the order of the files in a training epoch, (N,) int64; None in an evaluation.
+        stop: threading.Event. It is set when nobody waits for the batches any more.
+        bad: number of this rank's images of the epoch that were found bad until now.
+    """
+
+    def __init__(self, epoch, order):
+        self.epoch, self.order = epoch, order
+        self.stop = threading.Event()
+        self.bad = 0
 
 
 class _EpochIterator:
@@ -278,25 +351,6 @@ def _finished(pending):
     return batch
 
 
-def read(path, function):
-    """Apply a function to the bytes of a file.
-
-    Args:
-        path: path of the file.
-        function: takes bytes. It raises a ValueError with a reason if it cannot use them.
-
-    Returns:
-        (result of the function, None), or (None, reason) if the file cannot be used. The reason is a str.
-    """
-    try:
-        with open(path, 'rb', buffering=0) as file:
-            return function(file.read()), None
-    except OSError as error:
-        return None, error.strerror or str(error)
-    except ValueError as error:
-        return None, str(error)
-
-
 def scan(path):
     """List the images of a data set.
 
@@ -318,14 +372,15 @@ def scan(path):
     try:
         with os.scandir(path) as entries:
             entries = list(entries)
-        classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith('.'))
+        classes = sorted(entry.name for entry in entries if _is_folder(entry) and not entry.name.startswith('.'))
         folders, ignored = {}, len(entries) - len(classes)
         for name in classes:
             folders[name], others = list_images(os.path.join(path, name))
             ignored += others
     except OSError as error:
-        raise UserError('%s cannot be read (%s): allow this user to read it'
-                        % (error.filename, error.strerror))
+        remedy = 'allow this user to read it' if error.errno in (errno.EACCES, errno.EPERM) else \
+            'make the file system work again, then start again'
+        raise UserError('%s cannot be read (%s): %s' % (error.filename, error.strerror, remedy))
     if not folders:
         raise UserError('the data set %s has no class folder: '
                         'put the images into one folder per class' % path)
@@ -350,7 +405,17 @@ def list_images(folder):
     """
     with os.scandir(folder) as entries:
         entries = list(entries)
-    # `not is_dir` instead of `is_file`: a link whose target is missing must be reported later, not ignored.
+    # "Not a folder" instead of "a file": a link whose target is missing must be reported later, not ignored.
     names = sorted(entry.name for entry in entries if entry.name.lower().endswith(EXTENSIONS)
-                   and not entry.name.startswith('.') and not entry.is_dir())
+                   and not entry.name.startswith('.') and not _is_folder(entry))
     return names, len(entries) - len(names)
+
+
+def _is_folder(entry):
+    """Whether an entry of os.scandir is a folder. A link that leads to itself is none; it is reported later."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise

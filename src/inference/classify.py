@@ -9,13 +9,14 @@ import numpy as np
 from src.checkpoints.checkpoint import load, network_config
 from src.cli import make_config, replace
 from src.config import without_auxiliary_head
-from src.dataset import EXTENSIONS, list_images, read
+from src.dataset import EXTENSIONS, list_images
 from src.distributed.group import join
 from src.errors import UserError
 from src.framework import Tensor
 from src.inference.class_names import class_names, readable
 from src.inference.evaluation import inference_step
 from src.input.image import decode, resize_centre_crop
+from src.input.reading import read
 
 TOP = 5     # number of classes that are shown for an image
 
@@ -84,7 +85,10 @@ def classify(step, files, config):
 
     Yields:
         (file, [(class number, probability), ...], None) with the TOP most probable classes, or
-        (file, None, reason) if the file cannot be read.
+        (file, None, reason) if the image is bad.
+
+    Raises:
+        UserError: the file system fails.
     """
     step.set_train(False)
     for first in range(0, len(files), config.batch_size):

@@ -11,13 +11,14 @@ from src.dataset import create_dataset
 from src.distributed.group import Group, failing_for_all, join
 from src.errors import UserError
 from src.framework import Tensor, nn
-from src.inference.class_names import class_names, readable
+from src.inference.class_names import class_names, readable, require_known_labels
 from src.input.preprocess import Preprocess
 from src.network.build import build_network
 from src.network.cpu.depthwise import use_own_kernels
 from src.network.fold import fold
 from src.network.precision import Precision
 
+# top1 and top5 are shares of `images`, from 0 to 1. `skipped` bad images are not among them.
 Accuracy = namedtuple('Accuracy', 'top1 top5 images skipped images_per_second')
 
 
@@ -57,7 +58,8 @@ def evaluate(step, dataset, group=Group(), see=None):
             float32 array); None: not called.
 
     Raises:
-        UserError: logits are not finite, or no image could be read.
+        UserError: logits are not finite; the file system fails; no image could be read, or more images are bad than
+            max_bad_images allows.
     """
     correct, images, start = np.zeros(2, np.int64), 0, time.time()
     step.set_train(False)
@@ -70,6 +72,8 @@ def evaluate(step, dataset, group=Group(), see=None):
         correct += count_correct(logits, batch.labels, batch.valid)
         images += int(batch.valid.sum())
     top1, top5, images, skipped = group.sum(np.array([*correct, images, len(dataset.skipped)], np.int64))
+    # Each rank has compared only its own images. Over all ranks their number may still be too large.
+    dataset.require_few_bad(int(skipped), int(images + skipped))
     if images == 0:
         raise UserError('no image of the data set could be read')
     return Accuracy(top1 / images, top5 / images, int(images), int(skipped), images / (time.time() - start))
@@ -114,6 +118,7 @@ def _evaluate_checkpoint(flags, checkpoint, config, group):
     folders = class_names(checkpoint, config.num_classes)
     step = inference_step(checkpoint, config, flags.weights)
     dataset = create_dataset(flags.dataset_path, config, training=False, class_names=folders)
+    require_known_labels(dataset, folders, checkpoint, config.num_classes)
     if group.size > 1:
         group.require_agreement(config, arrays_of(step.network), {'images': dataset.describe()})
     report = None

@@ -45,7 +45,8 @@ def export_checkpoint(flags, given):
     fold(folded)
     shape = (config.batch_size, 3, config.image_size, config.image_size)
     images = np.random.RandomState(config.random_seed).uniform(-1, 1, shape).astype(np.float32)
-    path = '%s.%s' % (flags.file_name, flags.file_format.lower())
+    ending = '.' + flags.file_format.lower()
+    path = flags.file_name if flags.file_name.endswith(ending) else flags.file_name + ending
     try:
         os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     except OSError as error:

@@ -1,14 +1,16 @@
 """Writes what an evaluation got right and wrong, as tables and pictures in a folder."""
 import csv
 import os
+import threading
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from src.dataset import read
+from src.errors import UserError
 from src.files import save_error, unfinished_folder
 from src.inference.classify import probabilities
 from src.input.image import decode, resize_centre_crop
+from src.input.reading import read
 
 SHOWN = 24          # number of images on the picture of mistakes
 MOST_LABELS = 50    # with more classes than this, the picture of the confusion matrix does not name them
@@ -111,9 +113,10 @@ class Report:
         axes.set_ylabel('true')
         if count <= MOST_LABELS:
             axes.set_xticks(range(count))
-            axes.set_xticklabels(self.names, rotation=90)
+            names = [_drawable(name) for name in self.names]
+            axes.set_xticklabels(names, rotation=90)
             axes.set_yticks(range(count))
-            axes.set_yticklabels(self.names)
+            axes.set_yticklabels(names)
         figure.savefig(path, dpi=100, bbox_inches='tight')
 
     def _draw_mistakes(self, mistakes, path):
@@ -124,12 +127,46 @@ class Report:
         all_axes = figure.subplots(lines, columns, squeeze=False)
         for axes in all_axes.flat:
             axes.axis('off')
+        file_system_fails = threading.Event()
         for axes, (index, label, _, best, share) in zip(all_axes.flat, mistakes):
-            image, _ = read(self._path(index), decode)
-            axes.imshow(resize_centre_crop(image, self.dataset.config.image_size))
-            axes.set_title('%s\n%s %.0f %%' % (self.names[label][:26], self.names[best][:20], 100 * share), fontsize=8)
+            self._draw_image(axes, index, file_system_fails)
+            axes.set_title('%s\n%s %.0f %%' % (_drawable(self.names[label][:26]), _drawable(self.names[best][:20]),
+                                               100 * share), fontsize=8)
         figure.suptitle('%d most confident mistakes: true class above, prediction below' % len(mistakes))
         figure.savefig(path, dpi=100, bbox_inches='tight')
+
+
+    def _draw_image(self, axes, index, file_system_fails):
+        """Draw one file of the data set, or a grey square with a word if it cannot be read any more.
+
+        The evaluation has read the file, and its result must not be lost because of a picture.
+
+        Args:
+            axes: Axes of matplotlib.
+            index: index of the file.
+            file_system_fails: threading.Event. It is set here when the file system fails. The files that come after
+                this one are then tried only once.
+        """
+        size = self.dataset.config.image_size
+        try:
+            image, _ = read(self._path(index), decode, file_system_fails)
+        except UserError:
+            image = None
+            file_system_fails.set()
+        if image is not None:
+            axes.imshow(resize_centre_crop(image, size))
+            return
+        axes.imshow(np.full((size, size, 3), 192, np.uint8))
+        axes.text(size / 2, size / 2, 'unreadable', ha='center', va='center', fontsize=8)
+
+
+def _drawable(name):
+    """Return a name in a form that matplotlib can draw.
+
+    It cannot draw the bytes of a name that is not UTF-8; a question mark in a diamond stands for them. Without the
+    backslash it would read the text between two dollar signs as a formula.
+    """
+    return name.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace').replace('$', r'\$')
 
 
 def _write_table(path, rows):

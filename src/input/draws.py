@@ -11,7 +11,7 @@ because NumPy promises that these never change. It does not promise this for the
 import numpy as np
 
 # Each purpose has a stream of its own, so two purposes never share a number.
-ORDER, CROP, COLOR, DROPOUT = range(4)
+ORDER, CROP, COLOR, DROPOUT, REPLACEMENT = range(5)
 
 
 def epoch_order(seed, epoch, count):
@@ -36,7 +36,7 @@ def uniforms(seed, epoch, stream, first, rows, columns):
 
     Args:
         seed, epoch: see `epoch_order`.
-        stream: CROP, COLOR or DROPOUT.
+        stream: CROP, COLOR, DROPOUT or REPLACEMENT.
         first: first position in the order of the epoch, from 0.
         rows: number of positions.
         columns: how many numbers each position gets.

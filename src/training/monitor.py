@@ -13,7 +13,11 @@ from src.errors import UserError
 from src.files import write_text
 
 METRICS = 'metrics.csv'
-COLUMNS = ('epoch', 'step', 'learning_rate', 'loss', 'gradient_norm', 'top1', 'top5', 'images_per_second')
+# top1 and top5 are over `validation_images` images; `skipped_images` bad ones are not among these. The speed stays the
+# last column: it is the only one that differs between two runs of the same bits.
+COLUMNS = ('epoch', 'step', 'learning_rate', 'loss', 'gradient_norm', 'top1', 'top5', 'validation_images',
+           'skipped_images', 'images_per_second')
+TOP1, IMAGES, SKIPPED = (COLUMNS.index(name) for name in ('top1', 'validation_images', 'skipped_images'))
 
 
 class Monitor:
@@ -28,7 +32,8 @@ class Monitor:
         steps: number of steps of an epoch.
         images: number of images of a step, over all ranks.
         log_steps: number of steps between two lines.
-        rows: rows of metrics.csv that earlier processes of this run have written, lists of text.
+        rows: rows of metrics.csv that earlier processes of this run have written, lists of text. An earlier version
+            of this program wrote rows without the two columns about the validation images; they stay empty.
         mean: function of a float32 vector, the losses of this rank -> their means over all ranks. All ranks must
             then call `step`, `epoch_sums` and `end_epoch` in the same order.
 
@@ -40,7 +45,7 @@ class Monitor:
         self.metrics = folder and os.path.join(folder, METRICS)
         self.terminal = _terminal() if folder else None
         self.epochs, self.steps, self.images, self.log_steps, self.mean = epochs, steps, images, log_steps, mean
-        self.rows = [list(row) for row in rows]
+        self.rows = [list(row[:IMAGES]) + [''] * (len(COLUMNS) - len(row)) + list(row[IMAGES:]) for row in rows]
         self.waiting = []                # (epoch, step, loss, norm, learning rate) of steps that were not read yet
         self.checkpoint = None
         self.sums = (0, 0.0, 0.0)        # steps of this epoch that are done, sum of their losses, of their norms
@@ -73,16 +78,26 @@ class Monitor:
             self.bar.set_postfix_str('loss %.4f, %.1f img/s' % (self.loss, self.speed()))
 
     def end_epoch(self, epoch, learning_rate, accuracy=None):
-        """Epoch `epoch` is over: add a row for `write` and print a line. `accuracy` is that of the validation."""
+        """Epoch `epoch` is over: add a row for `write` and print a line.
+
+        Args:
+            epoch: number of the epoch, from 1.
+            learning_rate: that of its last step.
+            accuracy: Accuracy of the validation (src/inference/evaluation.py), the same on all ranks, or None.
+        """
         self.bar.close()
         steps, losses, norms = self.epoch_sums()
         self.rows.append([str(epoch), str(epoch * self.steps), '%.8g' % learning_rate, '%.6f' % (losses / steps),
                           '%.6f' % (norms / steps), '%.6f' % accuracy.top1 if accuracy else '',
-                          '%.6f' % accuracy.top5 if accuracy else '', '%.2f' % self.speed() if self.done else ''])
+                          '%.6f' % accuracy.top5 if accuracy else '', str(accuracy.images) if accuracy else '',
+                          str(accuracy.skipped) if accuracy else '', '%.2f' % self.speed() if self.done else ''])
         text = 'epoch %d/%d done: mean loss %s' % (epoch, self.epochs, self.rows[-1][3])
         if accuracy:
-            text += (', validation top-1 %.2f%% top-5 %.2f%%, best top-1 %.2f%% in epoch %d'
-                     % ((100 * accuracy.top1, 100 * accuracy.top5) + self.best()))
+            text += ', validation top-1 %.2f%% top-5 %.2f%%' % (100 * accuracy.top1, 100 * accuracy.top5)
+            if accuracy.skipped:
+                text += (' over %d of %d images (%d are bad and left out)'
+                         % (accuracy.images, accuracy.images + accuracy.skipped, accuracy.skipped))
+            text += ', best top-1 %.2f%% in epoch %d' % self.best()
         self.print(text)
 
     def write(self):
@@ -97,9 +112,15 @@ class Monitor:
             write_text(self.metrics, text.getvalue(), 'choose another --ckpt_path')
 
     def best(self):
-        """(top-1 in per cent, epoch) of the epoch with the best validation so far, the earliest; (0, 0) if none."""
-        top1, negative = max(((float(row[5]), -int(row[0])) for row in self.rows if row[5]), default=(0, 0))
-        return 100 * top1, -negative
+        """(top-1 in per cent, epoch) of the epoch with the best validation so far, the earliest; (0, 0) if none.
+
+        Epochs are compared as if each image that a validation had to leave out had been classified wrongly. So no
+        epoch becomes the best because hard images were missing. One lost image also does not keep all later epochs
+        from becoming the best, as it would if epochs with fewer images never won.
+        """
+        best = max((row for row in self.rows if row[TOP1]), default=None, key=lambda row: (_sure_top1(row),
+                                                                                           -int(row[0])))
+        return (100 * float(best[TOP1]), int(best[0])) if best else (0, 0)
 
     def epoch_sums(self):
         """(steps, sum of losses, sum of gradient norms) of this epoch so far, for a checkpoint."""
@@ -133,6 +154,12 @@ class Monitor:
                                 'by --pretrained' % (epoch, step, self.loss, norm, rate, self.checkpoint or 'none'))
             self.sums = (self.sums[0] + 1, self.sums[1] + self.loss, self.sums[2] + norm)
         self.waiting = []
+
+
+def _sure_top1(row):
+    """The top-1 of a row of metrics.csv if all images that were left out are counted as wrong, from 0 to 1."""
+    images, skipped = int(row[IMAGES] or 1), int(row[SKIPPED] or 0)     # Rows of earlier versions have no numbers.
+    return float(row[TOP1]) * (images / (images + skipped))
 
 
 def duration(seconds):
