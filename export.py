@@ -8,7 +8,7 @@ def parse(argv=None):
     parser = Parser('Export a checkpoint of NASNet-A-Mobile.')
     parser.add_argument('--ckpt_file', required=True, metavar='FILE', help='checkpoint of train.py')
     parser.add_argument('--file_format', required=True, choices=('MINDIR', 'AIR', 'ONNX'), help='what to write')
-    parser.add_argument('--file_name', required=True, metavar='NAME', help='where to write, without the ending')
+    parser.add_argument('--file_name', required=True, metavar='NAME', help='where to write, with or without the ending')
     parser.add_weights()
     parser.add_config_keys()
     return parser.parse(argv)

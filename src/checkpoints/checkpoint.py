@@ -11,6 +11,7 @@ from collections import namedtuple
 
 import numpy as np
 
+from src.checkpoints.records import read_records
 from src.errors import UserError
 from src.files import digest, save_error, whole_file
 from src.framework import Tensor, mindspore, without_chatter
@@ -68,17 +69,18 @@ def load(path):
     if not path.endswith('.ckpt'):
         raise UserError('%s does not end in .ckpt: give the path of a MindSpore checkpoint' % path)
     try:
-        with without_chatter():
-            parameters = mindspore.load_checkpoint(path)
-        arrays = {name: parameter.asnumpy() for name, parameter in parameters.items()}
-    except (ValueError, RuntimeError, TypeError, OSError) as error:
+        arrays = read_records(path)
+    except (ValueError, OSError, MemoryError) as error:
         raise UserError('%s is not a MindSpore checkpoint or is damaged (%s): use another one'
                         % (path, str(error).strip().split('\n')[0]))
     meta = {}
     if 'meta' in arrays or 'digest' in arrays:
         if 'digest' not in arrays or not np.array_equal(arrays.pop('digest'), digest(arrays)):
             raise UserError('%s is damaged (its digest does not match its contents): use another checkpoint' % path)
-        meta = json.loads(arrays.pop('meta').tobytes().decode())
+        try:
+            meta = dict(json.loads(arrays.pop('meta').tobytes().decode()))
+        except (KeyError, TypeError, ValueError, RecursionError):
+            raise UserError('%s is damaged (its configuration is no JSON): use another checkpoint' % path)
     return Checkpoint(path, arrays, meta)
 
 
@@ -140,5 +142,20 @@ def _require_fit(path, arrays, wanted):
 
 
 def network_config(checkpoint):
-    """The configuration keys that say which network a checkpoint belongs to; {} for files from elsewhere."""
-    return {key: value for key, value in checkpoint.meta.get('config', {}).items() if key in _NETWORK_KEYS}
+    """The configuration keys that say which network a checkpoint belongs to; {} for files from elsewhere.
+
+    Raises:
+        UserError: the checkpoint does not have as many tensors as that network. A small file could otherwise name a
+            network that fills the memory.
+    """
+    config = {key: value for key, value in checkpoint.meta.get('config', {}).items() if key in _NETWORK_KEYS}
+    cells, filters, classes = (config[key] if type(config.get(key)) is int else smallest for key, smallest in
+                               (('cells_per_stage', 1), ('penultimate_filters', 96), ('num_classes', 2)))
+    # Lower bounds for networks of every size: tensors of a cell of each stage, and their numbers.
+    tensors, numbers = 200 * cells, 400 * cells * (filters // 24) ** 2 + classes * filters
+    present = sum(array.size for array in checkpoint.arrays.values())
+    if config and (len(checkpoint.arrays) < tensors or present < numbers):
+        raise UserError('%s is damaged: its configuration belongs to a network of more than %d tensors with %d '
+                        'numbers, and it has %d with %d'
+                        % (checkpoint.path, tensors, numbers, len(checkpoint.arrays), present))
+    return config

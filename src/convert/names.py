@@ -4,6 +4,7 @@ import re
 import numpy as np
 
 from nasnet_a_mobile import NORMAL_CELL, REDUCTION_CELL, NASNetAMobile
+from src.convert.limits import Allowance
 from src.errors import UserError
 from src.network.merge import plain_values
 
@@ -42,10 +43,10 @@ MINDSPORE = ((r'^network\.', ''), (r'^conv0\.0\.', 'conv0.conv.'), (r'^conv0\.1\
              (r'\.path_(\d)\.\d\.', r'.path_\1.conv.'), (r'^classifier\.', 'last_linear.'))
 # Tensors that a file may hold in addition to the network: the state of the optimizer, counters, and in MindSpore files
 # an auxiliary head, which was not trained there.
-SURPLUS = {'pytorch': r'num_batches_tracked$', 'keras': r'^$',
+SURPLUS = {'pytorch': r'num_batches_tracked$|/ExponentialMovingAverage$', 'keras': r'^$',
            'tf_slim': r'global_step|/(RMSProp|Momentum|Adam)(_\d)?$|/ExponentialMovingAverage$|power$',
            'mindspore': r'^(rms|moment|moments|mean_square|mg|accum|ema|learning_rate|global_step|scale_sense)|aux'}
-EMA = '/ExponentialMovingAverage'      # TF-Slim puts this behind the name of a tensor
+EMA = '/ExponentialMovingAverage'      # TF-Slim puts this behind the name of a tensor, and pytorch.py does so too
 NOT_NASNET = 'the weights are not those of NASNet-A-Mobile; %s'
 
 
@@ -86,6 +87,8 @@ def from_foreign(kind, arrays):
 def _with_usual_names(kind, arrays):
     """Return ({name: array} with the names that TABLE expects, list of remarks for the user)."""
     arrays, remarks = dict(arrays), []
+    if kind in ('pytorch', 'mindspore'):
+        arrays = _without_prefix(arrays)
     if kind == 'mindspore':
         arrays = {mindspore_name(name): array for name, array in arrays.items()}
         remarks.append('these weights were trained with another padding in two cells: the outputs here differ from '
@@ -96,6 +99,21 @@ def _with_usual_names(kind, arrays):
     if averaged:
         remarks.append('%d exponential moving averages taken instead of the raw values' % len(averaged))
     return arrays, remarks
+
+
+def _without_prefix(arrays):
+    """Return {name: array} without what a wrapper put before the names of the network, such as `module.` or `model.`.
+
+    A tensor that every network has tells the prefix. Moving averages may have another one than the raw values.
+    """
+    result = {}
+    for averaged in (False, True):
+        names = [name for name in arrays if name.endswith(EMA) == averaged]
+        matches = [re.match(r'(.*?)cell_0\.conv_1x1\.', name) for name in names]
+        # An optimizer puts its own prefix before that of the network, so the shortest one is the network's.
+        prefix = min((match.group(1) for match in matches if match), key=len, default='')
+        result.update((name[len(prefix):] if name.startswith(prefix) else name, arrays[name]) for name in names)
+    return result
 
 
 def _matching(kind, arrays, wanted, sources):
@@ -115,7 +133,7 @@ def _matching(kind, arrays, wanted, sources):
         if source not in arrays:
             continue
         array = _to_our_layout(name, arrays[source], kind)
-        if 'classifier' in name and array.shape[0] == 1001:
+        if 'classifier' in name and array.shape[:1] == (1001,):
             array = array[1:]       # Class 0 of TF-Slim is the background. No image belongs to it.
         if array.shape != shape:
             misfits.append('%s is %s, not %s' % (source, array.shape, shape))
@@ -208,26 +226,53 @@ def _to_our_layout(name, array, kind):
     convolutions and (in, out) for dense layers. Ours is (out, in, height, width), (in, 1, height, width) and
     (out, in).
     """
-    if kind not in ('keras', 'tf_slim') or array.ndim == 1:
+    if kind not in ('keras', 'tf_slim') or array.ndim not in (2, 4):
         return array
     return array.T if array.ndim == 2 else array.transpose((2, 3, 0, 1) if 'depthwise' in name else (3, 2, 0, 1))
 
 
 def _network_of(kind, arrays):
-    """Derive the network from the shapes of a file's tensors: return ({configuration key: value}, network)."""
-    def shape(name):
-        source = foreign_name(name, kind, ())
-        return _to_our_layout(name, arrays[source], kind).shape if source in arrays else None
-    squeeze, classifier = shape('cell_0.squeeze.conv.weight'), shape('classifier.weight')
-    if squeeze is None or squeeze[0] % 4:
-        raise UserError(NOT_NASNET % 'missing: %s' % foreign_name('cell_0.squeeze.conv.weight', kind, ()))
-    config = {'penultimate_filters': 24 * squeeze[0], 'cells_per_stage': 4, 'image_size': 224}
+    """Derive the network from the shapes of a file's tensors: return ({configuration key: value}, network).
+
+    Raises:
+        UserError: the shapes are not those of this network, or the file has too few numbers for them. A few bytes of
+            a file could otherwise name a network that fills the memory.
+    """
+    squeeze = _shape('cell_0.squeeze.conv.weight', 4, kind, arrays)
+    classifier = _shape('classifier.weight', 2, kind, arrays)
+    full = _shape('auxiliary_head.full.weight', 4, kind, arrays)
+    if not squeeze:
+        raise UserError(NOT_NASNET % ('missing: %s; the first names there are: %s' % (
+            foreign_name('cell_0.squeeze.conv.weight', kind, ()), ', '.join(sorted(arrays)[:3]) or 'none')))
+    filters = squeeze[0]
+    classes = classifier[0] - (classifier[0] == 1001) if classifier else None
+    if filters % 4 or classifier and classes < 2:
+        raise UserError(NOT_NASNET % ('cell_0 has %d filters, and there are %s classes' % (filters, classes)))
+    # The cells have more than 2000 numbers for each square of `filters`, whatever the width is.
+    needed = 2000 * filters ** 2 + 24 * filters * (classes or 0) + (128 * 768 * full[2] ** 2 if full else 0)
+    present = sum(array.size for array in arrays.values())
+    try:
+        Allowance(4 * present).take(4 * needed)
+    except ValueError:
+        raise UserError(NOT_NASNET % ('a network with such shapes has more than %d numbers, and the file has %d'
+                                      % (needed, present)))
+    config = {'penultimate_filters': 24 * filters, 'cells_per_stage': 4, 'image_size': 224}
     if classifier:
-        config['num_classes'] = 1000 if classifier[0] == 1001 else classifier[0]
-    full = shape('auxiliary_head.full.weight')
+        config['num_classes'] = classes
     if full:
         # The kernel of this convolution covers its whole input map. The map has 4 x 4 values for images of 224
         # pixels. For another map, 67 + 48 * (side - 1) is the smallest image size that gives it.
         config['image_size'] = 224 if full[2] == 4 else 67 + 48 * (full[2] - 1)
     return config, NASNetAMobile(config.get('num_classes', 2), config['image_size'] if full else None,
                                  config['penultimate_filters'])
+
+
+def _shape(name, dimensions, kind, arrays):
+    """Return the shape, in our order, of a file's tensor that is `name` here; None if the file does not have it."""
+    source = foreign_name(name, kind, ())
+    if source not in arrays:
+        return None
+    shape = _to_our_layout(name, arrays[source], kind).shape
+    if len(shape) != dimensions or 0 in shape:
+        raise UserError(NOT_NASNET % ('of another shape: %s is %s' % (source, shape)))
+    return shape

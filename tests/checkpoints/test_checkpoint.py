@@ -1,17 +1,19 @@
-"""Checkpoint files: what is in them, that damage and strangers are refused, that nothing is half written."""
+"""Checkpoint files: what is in them, what is refused, and that no file is left half written."""
 import os
 import stat
 
 import numpy as np
 import pytest
 
-from nasnet_a_mobile import NASNetAMobile, initialize
-from src import checkpoint
+from nasnet_a_mobile import NASNetAMobile
+from src.checkpoints.checkpoint import arrays_of, load, network_config, restore, save
 from src.errors import UserError
+from src.files import SaveError
 from src.framework import Tensor, mindspore
-from src.merge import join, plain_values, split
-from src.optimizer import FlatRMSProp
-from tests.conftest import SMALL
+from src.network.initialize import initialize
+from src.network.merge import join, plain_values, split
+from src.training.optimizer import FlatRMSProp
+from tests.helpers import SMALL
 
 META = {'epoch': 3, 'config': {'num_classes': 4}}
 
@@ -25,12 +27,12 @@ def network():
 def saved(network, tmp_path):
     """Path of a checkpoint of `network`."""
     path = str(tmp_path / 'a.ckpt')
-    checkpoint.save(path, checkpoint.state(network, FlatRMSProp(network.trainable_params())), META)
+    save(path, arrays_of(network, FlatRMSProp(network.trainable_params())), META)
     return path
 
 
 def test_holds_network_and_optimizer_under_readable_names(network, saved):
-    loaded = checkpoint.load(saved)
+    loaded = load(saved)
     names = set(plain_values(network))
     trained = set(split({p.name: p.asnumpy() for p in network.trainable_params()}))
     assert set(loaded.arrays) == (names | {'mean_square.' + name for name in trained}
@@ -45,7 +47,7 @@ def test_optimizer_state_comes_back_through_plain_names(network):
     optimizer, other = FlatRMSProp(network.trainable_params()), FlatRMSProp(network.trainable_params())
     optimizer.load_state({name: np.random.rand(*array.shape).astype(np.float32)
                           for name, array in optimizer.state().items()})
-    other.load_state(join(checkpoint.state(network, optimizer), other.state()))
+    other.load_state(join(arrays_of(network, optimizer), other.state()))
     for name, array in optimizer.state().items():
         np.testing.assert_array_equal(other.state()[name], array)
 
@@ -57,10 +59,10 @@ def test_plain_mindspore_reads_it(network, saved):
 
 
 def test_restores_with_and_without_auxiliary_head(network, saved):
-    loaded = checkpoint.load(saved)
+    loaded = load(saved)
     for size in (72, None):
         other = initialize(NASNetAMobile(4, size, **SMALL), 2)
-        checkpoint.restore(loaded, other)
+        restore(loaded, other)
         for name, value in plain_values(other).items():
             np.testing.assert_array_equal(value, loaded.arrays[name])
 
@@ -73,7 +75,7 @@ def test_another_network_is_refused_by_name(saved, other, sentence):
     network = NASNetAMobile(**other)
     before = [p.asnumpy().copy() for p in network.get_parameters()]
     with pytest.raises(UserError) as refused:
-        checkpoint.restore(checkpoint.load(saved), network)
+        restore(load(saved), network)
     assert sentence in str(refused.value) and saved in str(refused.value)
     for parameter, array in zip(network.get_parameters(), before):
         np.testing.assert_array_equal(parameter.asnumpy(), array)
@@ -100,7 +102,7 @@ def test_damage_is_refused(saved, kind, tmp_path):
     with open(path, 'wb') as file:
         file.write(damage(kind, data))
     with pytest.raises(UserError, match='damaged') as refused:
-        checkpoint.load(path)
+        load(path)
     assert path in str(refused.value)
 
 
@@ -110,7 +112,7 @@ def test_a_lost_record_is_refused(saved, tmp_path):
     mindspore.save_checkpoint([{'name': name, 'data': Tensor(parameter.asnumpy())}
                                for name, parameter in parameters.items() if name != 'classifier.bias'], path)
     with pytest.raises(UserError, match='damaged'):
-        checkpoint.load(path)
+        load(path)
 
 
 def test_a_failed_write_leaves_the_old_file(network, saved, monkeypatch):
@@ -122,31 +124,30 @@ def test_a_failed_write_leaves_the_old_file(network, saved, monkeypatch):
             file.write(b'half')
         raise RuntimeError('No space left on device')
     monkeypatch.setattr(mindspore, 'save_checkpoint', full_disk)
-    with pytest.raises(UserError, match='No space left'):
-        checkpoint.save(saved, checkpoint.state(network, FlatRMSProp(network.trainable_params())), META)
+    with pytest.raises(SaveError, match=r'a\.ckpt cannot be written \(No space left on device\): make room or choose'):
+        save(saved, arrays_of(network, FlatRMSProp(network.trainable_params())), META)
     with open(saved, 'rb') as file:
         assert file.read() == before
     assert os.listdir(os.path.dirname(saved)) == ['a.ckpt']
 
 
-def test_only_the_newest_are_kept_by_number(tmp_path):
-    for name in ('1_7', '2_7', '9_7', '10_7', '11_10', '11_9'):
-        (tmp_path / ('nasnet-a-mobile-rank0-%s.ckpt' % name)).write_bytes(b'')
-    (tmp_path / 'nasnet-a-mobile-rank1-1_7.ckpt').write_bytes(b'')
-    (tmp_path / 'mine.ckpt').write_bytes(b'')
-    (tmp_path / (checkpoint.UNFINISHED + 'nasnet-a-mobile-rank0-11_8.ckpt')).mkdir()
-    checkpoint.prune(str(tmp_path), 0, 2)
-    assert sorted(os.listdir(str(tmp_path))) == ['mine.ckpt', 'nasnet-a-mobile-rank0-11_10.ckpt',
-                                                 'nasnet-a-mobile-rank0-11_9.ckpt',
-                                                 'nasnet-a-mobile-rank1-1_7.ckpt']
+def test_values_that_are_not_finite_are_not_written(tmp_path):
+    path = str(tmp_path / 'a.ckpt')
+    with pytest.raises(UserError, match=r'b\.weight is not finite any more: training has diverged, \S+a\.ckpt is not'):
+        save(path, {'a.weight': np.zeros(3, np.float32), 'b.weight': np.array([1, np.nan], np.float32)}, META)
+    assert os.listdir(str(tmp_path)) == []
 
 
-def test_names_are_epoch_and_steps():
-    assert checkpoint.checkpoint_path('c', 0, 12, 10009) == os.path.join('c', 'nasnet-a-mobile-rank0-12_10009.ckpt')
+def test_the_network_of_a_checkpoint_is_known(saved, tmp_path):
+    assert network_config(load(saved)) == {'num_classes': 4}
+    path = str(tmp_path / 'foreign.ckpt')
+    mindspore.save_checkpoint([{'name': 'conv.weight', 'data': Tensor([1.0])}], path)
+    foreign = load(path)
+    assert network_config(foreign) == foreign.meta == {} and foreign.arrays['conv.weight'].tolist() == [1]
 
 
 def test_full_network_with_optimizer_state_is_about_89_mib(tmp_path):
     network = initialize(NASNetAMobile(1000, 224), 1)
     path = str(tmp_path / 'full.ckpt')
-    checkpoint.save(path, checkpoint.state(network, FlatRMSProp(network.trainable_params())), META)
+    save(path, arrays_of(network, FlatRMSProp(network.trainable_params())), META)
     assert 88 * 2 ** 20 < os.path.getsize(path) < 91 * 2 ** 20

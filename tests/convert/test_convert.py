@@ -11,24 +11,25 @@ import numpy as np
 import pytest
 
 from nasnet_a_mobile import NASNetAMobile
-from src import checkpoint
+from src.checkpoints.checkpoint import load, restore
+from src.convert.foreign import read_weights
+from src.convert.names import foreign_name, from_foreign
 from src.errors import UserError
-from src.foreign import read_weights
 from src.framework import Tensor, mindspore
-from src.merge import plain_values
-from src.names import foreign_name, from_foreign
-from tests.conftest import ROOT, run
+from src.network.merge import plain_values
 from tests.golden import draw
+from tests.helpers import ROOT, run
 from tools.convert_weights import convert
 
 SOURCES = os.path.join(ROOT, 'tests', 'golden', 'sources')
 LOGITS = np.load(os.path.join(SOURCES, 'logits.npz'))
 BOUND = 5e-5
-# file, how convert knows it, whose logits are expected, times the 10 classes are in it
+# (file, its kind, whose logits are expected, how often the 10 classes are in it)
 CASES = [('port_zip.pth', 'pytorch', 'port', 1), ('port_old.pth', 'pytorch', 'port', 1),
          ('port.safetensors', 'pytorch', 'port', 1), ('keras.keras', 'keras', 'keras', 1),
          ('keras.weights.h5', 'keras', 'keras', 1), ('keras_2.h5', 'keras', 'keras', 1),
-         ('model.ckpt-1', 'tf_slim', 'port', 100), ('model.ckpt-2', 'tf_slim', 'port', 100),
+         pytest.param('model.ckpt-1', 'tf_slim', 'port', 100, marks=pytest.mark.slow),
+         pytest.param('model.ckpt-2', 'tf_slim', 'port', 100, marks=pytest.mark.slow),
          ('mindcv.ckpt', 'mindspore', 'port', 1)]
 
 
@@ -55,14 +56,14 @@ def test_converted_weights_give_the_logits_of_their_library(sources, networks, t
     output = str(tmp_path / 'converted.ckpt')
     convert(str(sources / name), 'auto', output)
     text = capsys.readouterr().out
-    assert '%s weights, %d classes' % (kind, 10 * times) in text and 'RGB in [-1, 1]' in text
+    assert '%s weights, %d classes' % (kind, 10 * times) in text and 'images in RGB and [-1, 1]' in text
     assert ('auxiliary head' in text) == (kind == 'tf_slim') == ('auxiliary_head.full.weight'
-                                                                 in checkpoint.load(output).arrays)
+                                                                 in load(output).arrays)
     assert ('trained with another padding' in text) == (kind == 'mindspore')
-    loaded = checkpoint.load(output)
+    loaded = load(output)
     assert loaded.meta['config']['penultimate_filters'] == 96
     network = networks[10 * times].set_train(False)
-    checkpoint.restore(loaded, network)
+    restore(loaded, network)
     logits = network(Tensor(draw.images('thin'))).asnumpy()
     assert np.abs(logits - np.tile(LOGITS[reference], times)).max() <= BOUND
 
@@ -70,7 +71,7 @@ def test_converted_weights_give_the_logits_of_their_library(sources, networks, t
 def test_moving_averages_are_preferred(sources, tmp_path, capsys):
     convert(str(sources / 'model.ckpt-2'), 'tf_slim', str(tmp_path / 'a.ckpt'))      # raw values there are one more
     assert 'moving averages taken instead of the raw values' in capsys.readouterr().out
-    arrays = checkpoint.load(str(tmp_path / 'a.ckpt')).arrays
+    arrays = load(str(tmp_path / 'a.ckpt')).arrays
     name = 'auxiliary_head.full.weight'
     np.testing.assert_array_equal(arrays[name], draw.coarse_parameter(name, arrays[name].shape))
 
@@ -78,20 +79,22 @@ def test_moving_averages_are_preferred(sources, tmp_path, capsys):
 def test_keras_without_top_is_for_pretraining(sources, tmp_path, capsys):
     output = str(tmp_path / 'a.ckpt')
     convert(str(sources / 'keras_no_top.weights.h5'), 'auto', output)
-    assert 'no classifier in it: for --pretrained alone' in capsys.readouterr().out
+    assert 'the file has no classifier: use the result only for --pretrained' in capsys.readouterr().out
     network = NASNetAMobile(7, penultimate_filters=96)
     with pytest.raises(UserError, match='lacks classifier'):
-        checkpoint.restore(checkpoint.load(output), network)
-    assert checkpoint.restore(checkpoint.load(output), network, new_classes=True) == ['classifier.bias',
+        restore(load(output), network)
+    assert restore(load(output), network, new_classes=True) == ['classifier.bias',
                                                                                       'classifier.weight']
 
 
+@pytest.mark.slow
 def test_a_converted_checkpoint_works_in_the_programs(sources, tmp_path):
     process = run('tools/convert_weights.py', '--source', sources / 'port_zip.pth', '--output', tmp_path / 'a.ckpt')
     assert process.returncode == 0, process.stderr
     process = run('export.py', '--platform', 'CPU', '--ckpt_file', tmp_path / 'a.ckpt', '--file_format', 'MINDIR',
-                  '--file_name', tmp_path / 'a')
+                  '--file_name', tmp_path / 'a.mindir')
     assert process.returncode == 0, process.stderr
+    assert sorted(os.listdir(str(tmp_path))) == ['a.ckpt', 'a.mindir']
 
 
 def test_names_are_one_to_one():

@@ -1,21 +1,22 @@
-"""The own kernels do what ReLU and depthwise convolutions do in float64, and in a network what MindSpore's do."""
+"""The own CPU kernels: ReLU and depthwise convolutions, against float64 and against MindSpore's operators."""
 import os
 import re
-import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from nasnet_a_mobile import Depthwise, NASNetAMobile, initialize
-from src.build import build_network, build_train_step
-from src.depthwise import OwnKernels, library, use_own_kernels
+from nasnet_a_mobile import NASNetAMobile
 from src.framework import Tensor, mindspore, nn, ops
-from tests.conftest import ROOT, SMALL
-from tests.test_recipe import small_config
+from src.network.build import build_network
+from src.network.cpu.depthwise import OwnKernels, library, use_own_kernels
+from src.network.initialize import initialize
+from src.network.layers import Depthwise
+from src.training.train_step import build_train_step
+from tests.helpers import ROOT, SMALL, small_config
 
-pytestmark = pytest.mark.skipif(not shutil.which('c++'), reason='no C++ compiler called c++')
+pytestmark = pytest.mark.needs('c++')
 
 # (images, height, width), channels of the inputs, (channels, kernel size) of the weights, stride
 SHAPES = [((2, 7, 7), (3,), ((3, 3),), 1),
@@ -98,6 +99,7 @@ def test_function_and_gradients_in_float64(sides, channels, kernels, stride):
         assert np.abs(ours - theirs).max() <= 2e-6 * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 def test_own_kernels_are_in_use_and_agree_with_mindspores_operators():
     images = Tensor(np.random.RandomState(0).normal(0, 1, (4, 3, 96, 96)).astype(np.float32))
     plain, own = (initialize(NASNetAMobile(4, 96, bn_decay=0.9, **SMALL), 1) for _ in range(2))
@@ -111,7 +113,7 @@ def test_own_kernels_are_in_use_and_agree_with_mindspores_operators():
             network.set_train(train)
             logits.append(np.concatenate([output.asnumpy() for output in network(images)]))
         assert np.abs(logits[0] - logits[1]).max() <= 1e-4 * np.abs(logits[0]).max()
-        assert not np.array_equal(logits[0], logits[1])         # or it was MindSpore's operators both times
+        assert not np.array_equal(logits[0], logits[1])         # equal bits would be of the same operators
 
 
 def test_what_is_not_finite_stays_so():
@@ -124,7 +126,7 @@ def test_what_is_not_finite_stays_so():
 
 
 class Strides(nn.Cell):
-    """Two layers that differ in their stride alone."""
+    """Two layers that differ only in their stride."""
 
     def __init__(self):
         super().__init__()
@@ -153,17 +155,14 @@ def test_float16_and_pynative_mode_go_to_mindspores_operators():
     assert use_own_kernels(Depthwise(((3, 2),))).own_kernels is None
 
 
-SENTENCE = 'slower on this CPU: src/depthwise.cc could not be compiled or loaded (%s); it needs a C++ compiler'
+SENTENCE = ('slower on this CPU: src/network/cpu/depthwise.cc could not be compiled or loaded (%s); it needs a C++ '
+            'compiler')
 BITS = '''
-import numpy as np
-from src.framework import Tensor, use_device
+from src.framework import use_device
 use_device('CPU')
-from nasnet_a_mobile import initialize
-from src.build import build_network, build_train_step
-from tests.test_recipe import RATES, random_batch, small_config
+from tests.helpers import RATES, random_batch, small_config, small_step
 config = small_config()
-network = initialize(build_network(config, training=True), 1)
-step = build_train_step(network, config).set_train()
+_, step = small_step(config)
 for seed in range(3):
     loss, norm = step(*random_batch(config, seed), *RATES)
 print('loss', repr(loss.asnumpy()), repr(norm.asnumpy()))
@@ -171,13 +170,14 @@ print('loss', repr(loss.asnumpy()), repr(norm.asnumpy()))
 
 
 def bits(**environment):
-    """(loss and gradient norm after three steps, what was said on stderr) of a process of its own."""
+    """(loss and gradient norm after three steps, text on stderr) of a new process with these environment variables."""
     result = subprocess.run([sys.executable, '-c', BITS], cwd=ROOT, timeout=600, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, universal_newlines=True, env=dict(os.environ, **environment))
     assert result.returncode == 0, result.stderr
     return re.search('loss .*', result.stdout).group(), result.stderr
 
 
+@pytest.mark.slow
 def test_bits_do_not_depend_on_the_number_of_threads_and_it_is_compiled_once(tmp_path):
     one, two = (bits(OMP_NUM_THREADS=threads, XDG_CACHE_HOME=str(tmp_path)) for threads in '12')
     assert one == two
@@ -185,6 +185,7 @@ def test_bits_do_not_depend_on_the_number_of_threads_and_it_is_compiled_once(tmp
     assert re.match(r'depthwise-[0-9a-f]{16}\.so$', name)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_training_is_the_same_and_says_so(tmp_path):
     compiler = tmp_path / 'c++'
     compiler.write_text('#!/bin/sh\necho broken >&2\nexit 1\n')
@@ -207,16 +208,9 @@ def test_what_stands_in_the_way_is_said(monkeypatch, capsys, variable, value, re
     assert said.startswith(SENTENCE.split('%')[0] + reason[:9]) and reason in said and said.count('\n') == 1
 
 
-def test_a_damaged_library_is_said(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    (tmp_path / 'nasnet_a_mobile').mkdir()
-    (tmp_path / 'nasnet_a_mobile' / os.path.basename(library())).write_bytes(b'damaged')
-    assert library.__wrapped__() is None and os.path.basename(library()) in capsys.readouterr().err
-
-
 def test_training_in_float32_uses_them(monkeypatch):
     networks = []
-    monkeypatch.setattr('src.build.use_own_kernels', networks.append)
+    monkeypatch.setattr('src.training.train_step.use_own_kernels', networks.append)
     for level in ('O0', 'O2', 'O3'):
         config = small_config(amp_level=level)
         build_train_step(build_network(config, training=True), config)

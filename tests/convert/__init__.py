@@ -1,0 +1,1 @@
+"""Tests of src/convert, with weight files that other libraries wrote."""
