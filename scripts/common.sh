@@ -1,11 +1,19 @@
-# The scripts beside this file source it. They run as `sh FILE` from any directory.
+# The scripts beside this file source it, with `here` set to their folder. They run as `sh FILE` from any directory.
 #
-# The Python environment is .venv in the project's folder. PYTHON=INTERPRETER in the environment chooses another
-# interpreter, and with it the environment .venv-X.Y of its version, so that both generations of the framework can be
-# installed side by side. PLATFORM (GPU, CPU or Ascend; default GPU) becomes the flag --platform.
+# Which Python they use:
+# * PYTHON=INTERPRETER in the environment is the strongest. The environment .venv-X.Y of its version in the project's
+#   folder belongs to it, so that both generations of the framework can be installed side by side. A path of an
+#   interpreter that has MindSpore itself is used as it is.
+# * Without PYTHON it is the active environment (VIRTUAL_ENV, CONDA_PREFIX) if it has MindSpore, else .venv in the
+#   project's folder, else the first one that is found in PATH.
+# PLATFORM (GPU, CPU or Ascend; default GPU) becomes the flag --platform.
 
-ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+[ -z "${ZSH_VERSION:-}" ] || emulate sh
+# shellcheck disable=SC2154   # `here`
+ROOT=$(CDPATH='' cd -- "$here/.." && pwd)
 PLATFORM=${PLATFORM:-GPU}
+# shellcheck source=scripts/process.sh
+. "$ROOT/scripts/process.sh"
 
 # fail TEXT: print one sentence and end with status 2.
 fail() {
@@ -18,88 +26,81 @@ usable() {
     "$1" -c 'import sys; sys.exit(not (3, 7) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
 }
 
-# versions_of_pyenv X.Y: the interpreters X.Y* of pyenv, which its shims may refuse to run.
-versions_of_pyenv() {
-    command -v pyenv >/dev/null 2>&1 && ls -d "$(pyenv root)/versions/$1"*/bin/python 2>/dev/null
+# has_mindspore INTERPRETER: whether it is usable and MindSpore is installed for it.
+has_mindspore() {
+    usable "$1" && "$1" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("mindspore") is None)' 2>/dev/null
 }
 
-# find_interpreter: sets INTERPRETER and VENV.
-find_interpreter() {
-    if [ -n "${PYTHON:-}" ]; then
-        candidates=$PYTHON
-        version=$(expr "$PYTHON" : '.*python\(3\.[0-9]*\)$') && candidates="$PYTHON $(versions_of_pyenv "$version.")"
-    else
-        candidates='python3.11 python3.12 python3.10 python3 python python3.9 python3.8 python3.7'
-    fi
-    for INTERPRETER in $candidates; do
-        if usable "$INTERPRETER"; then
-            VENV=$ROOT/.venv
-            [ -z "${PYTHON:-}" ] ||
-                VENV=$VENV-$("$INTERPRETER" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# first TEST: print the first line of the input for which `TEST LINE` succeeds.
+first() {
+    while IFS= read -r line; do
+        if "$1" "$line" </dev/null; then
+            printf '%s\n' "$line"
             return
         fi
     done
-    fail "no suitable Python (${PYTHON:-tried $candidates}): install Python 3.10-3.12 for MindSpore 2, or" \
-        "3.7-3.9 for MindSpore 1.10, and name it in PYTHON"
+    return 1
 }
 
-# make_environment FILE: makes a virtual environment with the requirements of FILE and sets RUN_PYTHON.
-# A stamp holds which requirements are installed: a second run installs nothing, and a broken one starts over.
+# interpreters: print the names of interpreters that may exist, the best one first.
+interpreters() {
+    if [ -z "${PYTHON:-}" ]; then
+        printf '%s\n' python3.11 python3.12 python3.10 python3 python python3.9 python3.8 python3.7
+        return
+    fi
+    printf '%s\n' "$PYTHON"
+    # The shims of pyenv refuse to run a version that is installed but not chosen.
+    if version=$(expr "$PYTHON" : 'python\(3\.[0-9]*\)$') && command -v pyenv >/dev/null 2>&1; then
+        ls -d "$(pyenv root)/versions/$version."*/bin/python 2>/dev/null
+    fi
+}
+
+# find_interpreter: set INTERPRETER, and VENV to the folder of its environment.
+find_interpreter() {
+    INTERPRETER=$(interpreters | first usable) ||
+        fail "no suitable Python (${PYTHON:-tried $(interpreters | tr '\n' ' ')}): install Python 3.10-3.12 for" \
+            "MindSpore 2, or 3.7-3.9 for MindSpore 1.10, and name it in PYTHON"
+    VENV=$ROOT/.venv
+    [ -z "${PYTHON:-}" ] || VENV=$VENV-$("$INTERPRETER" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+}
+
+# environments: print the interpreters of environments that may exist, the best one first.
+environments() {
+    case ${PYTHON:-} in
+    '') printf '%s\n' "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "${CONDA_PREFIX:+$CONDA_PREFIX/bin/python}" ;;
+    */*) printf '%s\n' "$PYTHON" ;;
+    esac
+    printf '%s\n' "$VENV/bin/python"
+    interpreters
+}
+
+# choose_environment: set RUN_PYTHON to an interpreter that has MindSpore. If there is none, the program says so.
+choose_environment() {
+    find_interpreter
+    RUN_PYTHON=$(environments | first has_mindspore) || RUN_PYTHON=$INTERPRETER
+}
+
+# make_environment FILE: make a virtual environment with the requirements of FILE and set RUN_PYTHON.
+# A stamp holds which requirements are installed. So a second run installs nothing.
 make_environment() {
     find_interpreter
     RUN_PYTHON=$VENV/bin/python
     stamp=$VENV/installed-$1
     wanted=$(cat "$ROOT"/requirements*.txt | cksum)
-    if [ ! -x "$RUN_PYTHON" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    clear=
+    usable "$RUN_PYTHON" || clear=--clear       # its interpreter may have been removed
+    if [ -n "$clear" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "installing $1 into $VENV"
-        if ! "$INTERPRETER" -m venv "$VENV" ||
-            ! "$RUN_PYTHON" -m pip install --quiet --disable-pip-version-check -r "$ROOT/$1"; then
+        # PIP_USER: pip cannot install for the user and into an environment at once.
+        if ! "$INTERPRETER" -m venv $clear "$VENV" ||
+            ! PIP_USER=0 "$RUN_PYTHON" -m pip install --quiet --disable-pip-version-check -r "$ROOT/$1"; then
             fail "the requirements of $1 could not be installed into $VENV: see the message above"
         fi
         echo "$wanted" >"$stamp"
     fi
 }
 
-# choose_environment: sets RUN_PYTHON to the environment's Python, or to the interpreter if there is no environment.
-choose_environment() {
-    find_interpreter
-    RUN_PYTHON=$VENV/bin/python
-    [ -x "$RUN_PYTHON" ] || RUN_PYTHON=$INTERPRETER
-}
-
-# check_device_id TEXT: fails unless TEXT is a number.
+# check_device_id TEXT: fail unless TEXT is a number.
 check_device_id() {
     case $1 in '' | *[!0-9]*) fail "DEVICE_ID must be a number from 0, got '$1'" ;; esac
-}
-
-# run_logged FILE COMMAND...: runs a command in the foreground, shows its output, appends it to FILE, and returns the
-# command's status. Signals are passed on as PASS_ON says. Then the command ends when it is ready to end.
-PASS_ON='INT:INT TERM:TERM HUP:TERM'    # RECEIVED:SENT; a closed terminal (HUP) must not lose steps
-run_logged() {
-    log=$1
-    shift
-    if [ -t 1 ]; then   # the progress bar goes only to the terminal, and not into the log
-        exec 3>&1
-        PROGRESS_FD=3
-        export PROGRESS_FD
-    fi
-    fifo=$(mktemp -d) || fail 'no temporary folder can be made: set TMPDIR'
-    mkfifo "$fifo/output"
-    tee -a "$log" <"$fifo/output" &
-    reader=$!
-    PYTHONUNBUFFERED=1 "$@" >"$fifo/output" 2>&1 &
-    child=$!
-    for pair in $PASS_ON; do
-        # shellcheck disable=SC2064
-        trap "kill -${pair#*:} $child 2>/dev/null" "${pair%:*}"
-    done
-    while :; do         # a trapped signal interrupts `wait` while the command still runs
-        wait "$child"
-        status=$?
-        kill -0 "$child" 2>/dev/null || break
-    done
-    trap - INT TERM HUP
-    wait "$reader"
-    rm -r "$fifo"
-    return "$status"
 }

@@ -1,34 +1,34 @@
 #!/bin/sh
-# One rank of run_distribute_train_for_gpu.sh; mpirun starts it. It runs a command and says which rank has failed. The
-# output of rank 0 is shown, the output of the other ranks goes into a log.
+# One rank of run_distribute_train_for_gpu.sh; mpirun starts it: sh rank.sh LOG COMMAND... It runs a command and says
+# which rank has failed. The output of rank 0 is shown. Rank N appends its output to LOG_rankN.log.
+# shellcheck source=scripts/process.sh
+. "$(dirname -- "$0")/process.sh"
 rank=$OMPI_COMM_WORLD_RANK
-log=$(dirname -- "$0")/train_rank$rank.log
+log=$1_rank$rank.log
+shift
 trap : TERM USR1 USR2       # mpirun sends these to the command too; this script waits for it
 if [ "$rank" = 0 ]; then
-    PYTHONUNBUFFERED=1 "$@" &
-else
-    PYTHONUNBUFFERED=1 "$@" >>"$log" 2>&1 &
+    log=
+elif ! can_append "$log"; then
+    echo "warning: rank $rank on $(uname -n) cannot write $log: its output is shown here" >&2
+    log=
 fi
-child=$!
-while :; do
-    wait "$child" 2>/dev/null      # the shell must not report the signal
-    status=$?
-    kill -0 "$child" 2>/dev/null || break
-done
-case $status in
-138) status=143 ;;      # SIGUSR1 or SIGUSR2 came before the program listened to them
-140) status=130 ;;
+if [ -z "$log" ]; then
+    supervise TERM "$@" >&2     # one stream keeps the order, and it is no terminal, as stdout may be
+else
+    echo "=== $(date '+%Y-%m-%d %H:%M:%S'), rank $rank, process $$ on $(uname -n): $*" >>"$log"
+    supervise TERM "$@" >>"$log" 2>&1
+fi
+code=$?
+case $code in
+138) code=143 ;;      # SIGUSR1 or SIGUSR2 came before the program listened to them
+140) code=130 ;;
 esac
-case $status in
-0 | 130 | 143) ;;
-13[0-9] | 14[0-9] | 15[0-9])
-    echo "error: rank $rank on $(uname -n) was killed by signal $((status - 128)): start again with --resume auto" >&2
-    ;;
-*)
-    if [ "$rank" != 0 ]; then
-        sleep 3         # if all ranks fail alike, rank 0 says it and mpirun ends this rank meanwhile
-        echo "error: rank $rank on $(uname -n) ended with status $status ($log): $(tail -n 1 "$log")" >&2
-    fi
-    ;;
-esac
-exit "$status"
+if signal=$(signal_of "$code"); then
+    echo "error: rank $rank on $(uname -n) was killed by signal $signal: start again with --resume auto" >&2
+elif [ -n "$log" ] && [ "$code" != 0 ] && [ "$code" != 143 ] && [ "$code" != 130 ]; then
+    trap '' TERM
+    sleep 3             # if all ranks fail alike, rank 0 says it, and mpirun kills this rank meanwhile
+    echo "error: rank $rank on $(uname -n) ended with status $code ($log): $(tail -n 1 "$log")" >&2
+fi
+exit "$code"

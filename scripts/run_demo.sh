@@ -3,9 +3,12 @@
 # Everything goes into demo/ and .venv/. PLATFORM is CPU here unless it is set.
 PLATFORM=${PLATFORM:-CPU}
 export PLATFORM
+here=$(dirname -- "$(readlink -f -- "$0" || echo "$0")")    # $0 may be a link
 # shellcheck source=scripts/common.sh
-. "$(dirname -- "$0")/common.sh"
+. "$here/common.sh"
 make_environment requirements.txt
+PYTHON=$RUN_PYTHON
+export PYTHON
 data=$ROOT/demo/data
 run=$ROOT/demo/run-$(date +%Y%m%d-%H%M%S)
 set -e
@@ -17,11 +20,12 @@ if [ ! -d "$data" ]; then
 fi
 sh "$ROOT/scripts/run_standalone_train_for_gpu.sh" 0 "$data/train" --eval_dataset_path "$data/val" \
     --preset demo --ckpt_path "$run" "$@"
-checkpoint=$(find "$run" -name '*.ckpt' | sort -V | tail -n 1)
+# shellcheck disable=SC2012   # the names are plain
+checkpoint=$(ls -t "$run"/nasnet-a-mobile-rank0-*.ckpt | head -n 1)
 sh "$ROOT/scripts/run_eval_for_gpu.sh" 0 "$data/val" "$checkpoint"
 for format in MINDIR ONNX; do
     "$RUN_PYTHON" "$ROOT/export.py" --platform "$PLATFORM" --ckpt_file "$checkpoint" --file_format "$format" \
         --file_name "$run/nasnet-a-mobile"
 done
 echo "images: $data"
-echo "checkpoints, metrics.csv, classes.txt, exported network: $run"
+echo "checkpoints, metrics.csv, classes.txt, train.log, exported network: $run"

@@ -5,11 +5,16 @@
 #   CUDA_VISIBLE_DEVICES  the GPUs of this machine to use
 #   HOSTFILE              a host file of Open MPI with one line `HOST slots=GPUS` for each machine; this folder must be
 #                         at the same path on each machine
+#   MPIRUN_FLAGS          more flags for mpirun
+#   LOG_DIR               another folder than scripts/ for the logs
 # PLATFORM=CPU DEVICE_NUM=2 runs without a GPU on this machine.
-# Rank 0 shows its output and appends it to scripts/train.log. Rank N writes scripts/train_rankN.log on its machine.
-# SIGTERM (status 143) and Ctrl-C (status 130) save a checkpoint and end all ranks. A second signal ends them at once.
+# Rank 0 shows its output and appends it to train.log in scripts/ and in ckpt_path. Rank N writes
+# scripts/train_rankN.log on its machine.
+# SIGTERM (status 143), Ctrl-C (status 130) and a closed terminal save a checkpoint and end all ranks. A second signal
+# ends them at once.
+here=$(dirname -- "$(readlink -f -- "$0" || echo "$0")")    # $0 may be a link
 # shellcheck source=scripts/common.sh
-. "$(dirname -- "$0")/common.sh"
+. "$here/common.sh"
 if [ $# -lt 1 ]; then
     echo "usage: sh $0 DATA_DIR [train.py flags...]" >&2
     exit 2
@@ -21,6 +26,9 @@ case $device_num in '' | *[!0-9]* | 0*) fail "DEVICE_NUM must be a number from 1
 [ -d "$data_dir" ] || fail "DATA_DIR $data_dir is not a folder"
 if [ -n "${HOSTFILE:-}" ]; then
     [ -f "$HOSTFILE" ] || fail "HOSTFILE $HOSTFILE is not a file"
+    if grep -q "$(printf '\r')" "$HOSTFILE"; then
+        fail "HOSTFILE $HOSTFILE has line ends of Windows, which mpirun does not read: save it with line ends of Unix"
+    fi
     slots=$(sed -n 's/^[^#]*[[:space:]]slots *= *\([0-9]*\).*/\1/p' "$HOSTFILE" |
         awk '{ sum += $1 } END { print sum + 0 }')
     [ "$slots" -ge "$device_num" ] ||
@@ -32,23 +40,73 @@ case $version in
 *'(Open MPI) '[45].* | *'(Open MPI) '[45]) ;;
 *) fail "mpirun is not of Open MPI 4 or 5 (it says '$version'): install that (Debian: openmpi-bin)" ;;
 esac
-choose_environment
 
-# Ranks are not bound to one core each, because each decodes images in several threads.
-set -- --quiet --bind-to none -n "$device_num" sh "$ROOT/scripts/rank.sh" "$RUN_PYTHON" "$ROOT/train.py" \
-    --platform "$PLATFORM" --is_distributed True --dataset_path "$data_dir" "$@"
-for name in CUDA_VISIBLE_DEVICES LD_LIBRARY_PATH CUDA_HOME PATH; do
-    if [ -n "${HOSTFILE:-}" ] && eval "[ -n \"\${$name:-}\" ]"; then
-        set -- -x "$name" "$@"
-    fi
-done
+# forwarded: print the names of the variables that the ranks on other machines need too.
+forwarded() {
+    awk 'BEGIN {
+        for (name in ENVIRON)
+            if (name ~ /^(NCCL|MS|OMP|ONEDNN)_[A-Za-z0-9_]+$/ ||
+                name ~ /^(CUDA_VISIBLE_DEVICES|CUDA_HOME|LD_LIBRARY_PATH|PATH)$/ ||
+                name ~ /^(GLOG_v|XDG_CACHE_HOME|NVIDIA_TF32_OVERRIDE)$/) print name
+    }' | sort
+}
+
+# record_ranks: record the input without what mpirun says about the status of a rank. rank.sh says it better, and an end
+# that a signal has asked for is no mistake. All other words of mpirun stay.
+# shellcheck disable=SC2329   # run_logged calls it
+record_ranks() {
+    {
+        fence=          # a line of dashes, the beginning of a message of mpirun, that is not shown yet
+        while IFS= read -r line || [ -n "$line" ]; do
+            case $fence$line in
+            'mpirun: Forwarding signal '*) continue ;;
+            -*' job  terminated normally, but '* | -*' detected that one or more processes exited with non-zero '*)
+                fence=
+                while IFS= read -r line; do
+                    case $line in -----*) break ;; esac
+                done
+                continue
+                ;;
+            esac
+            [ -z "$fence" ] || printf '%s\n' "$fence"
+            fence=
+            case $line in
+            -----*) fence=$line ;;
+            *) printf '%s\n' "$line" ;;
+            esac
+        done
+        [ -z "$fence" ] || printf '%s\n' "$fence"
+    } | record
+}
+
+choose_environment
+find_run_folder "$@"
+choose_log train
+set -- sh "$ROOT/scripts/rank.sh" "${LOG%.log}" "$RUN_PYTHON" "$ROOT/train.py" --platform "$PLATFORM" \
+    --is_distributed True --dataset_path "$data_dir" "$@"
+set -f
+# shellcheck disable=SC2086   # these are several words
+set -- -n "$device_num" ${MPIRUN_FLAGS:-} "$@"
+set +f
 if [ -n "${HOSTFILE:-}" ]; then
+    for name in $(forwarded); do
+        set -- -x "$name" "$@"
+    done
     set -- --hostfile "$HOSTFILE" "$@"
 else
     set -- --oversubscribe "$@"     # more ranks than cores are allowed
 fi
+# A rank is not bound to one core, because it decodes images in several threads.
+case " ${MPIRUN_FLAGS:-} " in *' --bind-to '*) ;; *) set -- --bind-to none "$@" ;; esac
 [ "$(id -u)" != 0 ] || set -- --allow-run-as-root "$@"
 # mpirun kills its ranks one second after SIGTERM or SIGINT, which is too short for a checkpoint. SIGUSR1 and SIGUSR2
 # it only passes on. In a session of its own it does not get the terminal's Ctrl-C.
-PASS_ON='INT:USR2 TERM:USR1 HUP:USR1'
-run_logged "$ROOT/scripts/train.log" setsid mpirun "$@"
+# rank.sh says which rank a signal has killed.
+RECORDER=record_ranks SEND_TERM=USR1 SEND_INT=USR2 PROGRAM=
+run_logged setsid mpirun "$@"
+code=$?
+case $code in
+138) exit 143 ;;        # the signal came before mpirun listened to it
+140) exit 130 ;;
+esac
+exit "$code"

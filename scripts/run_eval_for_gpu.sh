@@ -1,7 +1,10 @@
 #!/bin/sh
 # Evaluate a checkpoint on one device. The output is also appended to scripts/eval.log.
+# Environment:
+#   LOG_DIR    another folder than scripts/ for the log
+here=$(dirname -- "$(readlink -f -- "$0" || echo "$0")")    # $0 may be a link
 # shellcheck source=scripts/common.sh
-. "$(dirname -- "$0")/common.sh"
+. "$here/common.sh"
 if [ $# -lt 3 ]; then
     echo "usage: sh $0 DEVICE_ID DATA_DIR PATH_CHECKPOINT [eval.py flags...]" >&2
     exit 2
@@ -12,5 +15,6 @@ shift 3
 [ -d "$data_dir" ] || fail "DATA_DIR $data_dir is not a folder"
 [ -f "$checkpoint" ] || fail "PATH_CHECKPOINT $checkpoint is not a file"
 choose_environment
-run_logged "$ROOT/scripts/eval.log" "$RUN_PYTHON" "$ROOT/eval.py" --platform "$PLATFORM" \
-    --device_id "$device_id" --dataset_path "$data_dir" --checkpoint "$checkpoint" "$@"
+choose_log eval
+run_logged "$RUN_PYTHON" "$ROOT/eval.py" --platform "$PLATFORM" --device_id "$device_id" \
+    --dataset_path "$data_dir" --checkpoint "$checkpoint" "$@"

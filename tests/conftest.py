@@ -1,18 +1,21 @@
-"""What the tests share: MindSpore on the CPU, a small network, a folder of images, running the programs."""
+"""What pytest gives to the tests: MindSpore on the CPU, a folder of images, and an answer to missing programs."""
 import os
-import subprocess
-import sys
+import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from src.framework import mindspore
+from tests.helpers import make_noise_images
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SMALL = {'penultimate_filters': 96, 'cells_per_stage': 1}     # the same cells, 1/11 of the width, 7 of 16
-SMALL_FLAGS = ('--platform CPU --penultimate_filters 96 --cells_per_stage 1 --num_classes 4 --image_size 72 '
-               '--batch_size 8 --bn_decay 0.9 --log_steps 2').split()
+PACKAGES = {'mpirun': 'openmpi-bin', 'c++': 'g++', 'dash': 'dash'}      # Debian's packages of programs
+
+
+def pytest_runtest_setup(item):
+    """A test marked needs(PROGRAM...) is skipped where a program is missing. In CI it fails instead."""
+    for program in (program for mark in item.iter_markers('needs') for program in mark.args):
+        if shutil.which(program) is None:
+            answer = pytest.fail if os.environ.get('CI') == 'true' else pytest.skip
+            answer('%s is not installed (Debian: apt-get install %s)' % (program, PACKAGES[program]))
 
 
 @pytest.fixture(autouse=True)
@@ -34,20 +37,7 @@ def mode(request, graph_mode):
 
 @pytest.fixture(scope='session')
 def image_folder(tmp_path_factory):
-    """train/ (4 classes of 8) and val/ (4 classes of 5): noise whose brightness tells the class."""
+    """A folder of JPEGs: train/ with 4 classes of 8 images, val/ with 4 classes of 5."""
     folder = tmp_path_factory.mktemp('images')
-    random = np.random.RandomState(0)
-    for split, count in (('train', 8), ('val', 5)):
-        for label in range(4):
-            target = folder / split / ('class %d' % label)
-            target.mkdir(parents=True)
-            for number in range(count):
-                pixels = random.randint(0, 60, tuple(random.randint(60, 140, 2)) + (3,)) + 60 * label
-                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(str(target / ('%d.JPEG' % number)))
+    make_noise_images(folder, 0, 'JPEG')
     return folder
-
-
-def run(*command, **options):
-    """Run a program of the project -> CompletedProcess with text output."""
-    return subprocess.run([sys.executable] + [str(part) for part in command], cwd=ROOT, timeout=600,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, **options)

@@ -1,8 +1,8 @@
-"""The configuration: the keys and defaults users rely on, and the answers to mistakes."""
+"""The configuration: the keys and defaults that users rely on, and the answers to mistakes."""
 import pytest
 
 import train
-from src.cli import make_config
+from src.cli import make_config, replace
 from src.config import nasnet_a_mobile_config_gpu, presets, ranges
 from src.errors import UserError
 
@@ -26,15 +26,17 @@ def test_every_preset_is_valid(name):
 
 def test_every_number_has_a_range_that_holds_its_default():
     for key, default in nasnet_a_mobile_config_gpu.items():
-        if not isinstance(default, str):
+        if not isinstance(default, (str, bool)):
             low, high = ranges[key]
             assert low <= default and (high is None or default <= high)
     assert set(ranges) <= set(nasnet_a_mobile_config_gpu)
 
 
 def test_command_line_overrides_preset_overrides_default():
-    flags, config = train.parse('--dataset_path d --preset demo --batch_size 64 --lr_init 1'.split())
+    flags, given = train.parse('--dataset_path d --preset demo --batch_size 64 --lr_init 1'.split())
     assert flags.preset == 'demo' and flags.platform == 'GPU' and not flags.is_distributed
+    assert given == {'batch_size': 64, 'lr_init': 1}
+    config = make_config(presets[flags.preset], given)
     assert (config.batch_size, config.num_classes, config.momentum) == (64, presets['demo']['num_classes'], 0.9)
     assert config.lr_init == 1.0 and isinstance(config.lr_init, float)
 
@@ -61,7 +63,7 @@ def test_wrong_flags_are_one_sentence_and_status_2(capsys, flags, sentence):
     ({'batch_size': -1}, 'batch_size must be 1 or more, got -1'),
     ({'batch_size': '8'}, "batch_size must be a whole number, got '8'"),
     ({'accumulation_steps': 0}, 'accumulation_steps must be 1 or more, got 0'),
-    ({'amp_level': 'O1'}, 'amp_level must be O0 or O2 or O3 or auto, got O1'),
+    ({'amp_level': 'O1'}, 'amp_level must be O0 or O2 or O3, got O1'),
     ({'epoch_size': 0}, 'epoch_size must be 1 or more, got 0'),
     ({'label_smooth_factor': 1.5}, 'label_smooth_factor must be from 0 to 1, got 1.5'),
     ({'lr_init': float('nan')}, 'lr_init must be a number, got nan'),
@@ -72,3 +74,30 @@ def test_wrong_values_are_one_sentence(values, sentence):
     with pytest.raises(UserError, match='^error: ') as stopped:
         make_config(values)
     assert sentence in str(stopped.value)
+
+
+def test_a_configuration_is_only_read():
+    config = make_config({'batch_size': 4})
+    with pytest.raises(AttributeError, match=r'a configuration is only read: .* replace\(config, batch_size=...\)'):
+        config.batch_size = 8
+    assert config.batch_size == 4
+
+
+def test_a_changed_configuration_is_another_one():
+    config = make_config({'batch_size': 4})
+    other = replace(config, batch_size=8, rank=1, group_size=2)
+    assert (config.batch_size, other.batch_size, other.group_size) == (4, 8, 2)
+    assert vars(other) == dict(vars(config), batch_size=8, rank=1, group_size=2)
+    with pytest.raises(UserError, match='batch_size must be 1 or more, got 0'):
+        replace(config, batch_size=0)
+
+
+def test_the_default_configuration_does_not_change_with_one_that_is_made_of_it():
+    before = dict(nasnet_a_mobile_config_gpu)
+    make_config(presets['demo'], {'batch_size': 4})
+    assert nasnet_a_mobile_config_gpu == before
+
+
+def test_fine_tuning_is_gentle():
+    preset = presets['finetune']
+    assert preset['lr_init'] < 0.04 and preset['bn_decay'] < 0.9997 and preset['epoch_size'] < 100

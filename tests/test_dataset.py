@@ -11,16 +11,17 @@ import pytest
 from PIL import Image
 
 from src import dataset as module
-from src.dataset import create_dataset, load_class_names, save_class_names
+from src.dataset import create_dataset
 from src.errors import UserError
-from src.image import decode, resize_centre_crop
+from src.input.image import decode, resize_centre_crop
 
 COUNTS = {'ant': 7, 'bee': 5, 'cat': 11}        # 23 images
 
 
 def config(**changes):
     values = dict(random_seed=1, rank=0, group_size=1, work_nums=2, batch_size=4, accumulation_steps=1,
-                  num_classes=3, image_size=32, crop_min_area=0.08, color_jitter=0.4, on_bad_image='skip')
+                  num_classes=3, image_size=32, crop_min_area=0.08, color_jitter=0.4, on_bad_image='skip',
+                  max_bad_images=1.0)
     values.update(changes)
     return SimpleNamespace(**values)
 
@@ -145,7 +146,7 @@ def test_accumulated_batches_hold_the_images_of_one_larger_batch(images, group_s
 # Every image once
 
 def test_training_shows_an_image_at_most_once_an_epoch(images):
-    # A crop of the whole image, mirrored or not, still tells the files apart by their mean.
+    # A crop shows the whole image, mirrored or not, so its mean tells which file it is.
     known = {tuple(np.round(image.reshape(-1, 3).mean(0, dtype=np.float64), 6)) for batch in
              epoch(images, 0, crop_min_area=1.0, batch_size=1, color_jitter=0.0) for image in batch.images}
     assert len(known) == 23
@@ -187,7 +188,7 @@ def damage(root, *names):
             file.truncate(os.path.getsize(file.name) // 2)
 
 
-def test_training_puts_the_next_readable_file_in_the_place_of_an_unreadable_one(own_images, capsys):
+def test_training_puts_another_file_in_the_place_of_a_bad_one(own_images, capsys):
     good = epoch(own_images, batch_size=23)[0]
     order = np.argsort(module.epoch_order(1, 0, 23))        # row of file 0, 1, ...
     damage(own_images, 'ant/6.jpg', 'bee/0.jpg', 'cat/9.jpg')       # files 6, 7, and the last by name, 22
@@ -195,7 +196,6 @@ def test_training_puts_the_next_readable_file_in_the_place_of_an_unreadable_one(
     for _ in range(2):
         batch, = dataset.batches(0)
         assert batch.valid.all()
-        assert batch.labels[order[[6, 7, 22]]].tolist() == [1, 1, 0]
         others = np.delete(np.arange(23), order[[6, 7, 22]])
         np.testing.assert_array_equal(batch.images[others], good.images[others])
         np.testing.assert_array_equal(batch.color, good.color)
@@ -248,7 +248,7 @@ def workers():
 def test_leaving_early_ends_the_threads(images):
     before = len(workers())
     dataset = create_dataset(images, config(batch_size=2), training=True)
-    for batch in dataset.batches(0):
+    for _ in dataset.batches(0):
         break
     gc.collect()
     assert len(workers()) == before
@@ -265,7 +265,7 @@ def test_leaving_early_ends_the_threads(images):
 def test_an_error_in_the_middle_cancels_the_work_in_hand(images, monkeypatch, error):
     before, started = len(workers()), []
 
-    def slow(self, index):
+    def slow(self, index, stop):
         started.append(index)
         time.sleep(0.02)
         if len(started) > 4:
@@ -281,9 +281,9 @@ def test_an_error_in_the_middle_cancels_the_work_in_hand(images, monkeypatch, er
 def test_no_more_batches_are_made_than_needed_ahead(images, monkeypatch):
     read = []
 
-    def count(self, index, original=module.ImageFolder._read):
+    def count(self, index, stop, original=module.ImageFolder._read):
         read.append(index)
-        return original(self, index)
+        return original(self, index, stop)
 
     monkeypatch.setattr(module.ImageFolder, '_read', count)
     generator = create_dataset(images, config(batch_size=2), training=True).batches(0)
@@ -373,30 +373,6 @@ def test_a_folder_without_permission_is_named(images, monkeypatch):
     monkeypatch.setattr(os, 'scandir', scandir)
     assert sentence(images) == (
         'error: %s/bee cannot be read (Permission denied): allow this user to read it' % images)
-
-
-# The class list
-
-def test_a_class_list_comes_back_as_it_was(tmp_path):
-    path = str(tmp_path / 'classes.txt')
-    for names in (['n01440764', 'mit Leerzeichen', 'größer\u2028猫\r'], ['one']):
-        save_class_names(path, names)
-        assert load_class_names(path) == names
-    assert os.listdir(str(tmp_path)) == ['classes.txt']
-
-
-@pytest.mark.parametrize('text', ['', '\n', 'a\na\n', 'a\n\nb\n', 'a\nb'])
-def test_a_file_that_is_no_class_list_is_named(tmp_path, text):
-    (tmp_path / 'classes.txt').write_text(text)
-    with pytest.raises(UserError, match='classes.txt is not a list of different class names'):
-        load_class_names(str(tmp_path / 'classes.txt'))
-
-
-def test_a_class_list_that_cannot_be_read_or_written_is_named(tmp_path):
-    with pytest.raises(UserError, match='no.txt cannot be read .No such file or directory.: give the one'):
-        load_class_names(str(tmp_path / 'no.txt'))
-    with pytest.raises(UserError, match='cannot be written .No such file or directory.: make room'):
-        save_class_names(str(tmp_path / 'no' / 'classes.txt'), ['a'])
 
 
 # MindSpore's way of looping

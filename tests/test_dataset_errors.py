@@ -421,6 +421,7 @@ def test_rows_of_an_earlier_version_go_on(tmp_path):
 
 # The whole program
 
+@pytest.mark.slow
 def test_an_outage_stops_training_with_its_last_checkpoint_and_it_can_go_on(image_folder, tmp_path):
     data, folder = tmp_path / 'data', tmp_path / 'run'
     subprocess.check_call(['cp', '-r', str(image_folder / 'train'), str(data)])

@@ -117,7 +117,9 @@ def test_every_configuration_key_is_explained_with_its_default(page):
     explained = {row[0].strip('`'): row[1] for row in rows(page) if row[0].startswith('`')}
     assert list(explained) == list(nasnet_a_mobile_config_gpu)
     for key, default in nasnet_a_mobile_config_gpu.items():
-        assert type(default)(explained[key]) == default, key
+        found = explained[key]
+        assert (found if isinstance(default, bool) else type(default)(found)) == (
+            str(default) if isinstance(default, bool) else default), key
     for preset in re.findall(r'--preset (\w+)', read(page)):
         assert preset in presets
 

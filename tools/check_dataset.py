@@ -1,6 +1,6 @@
-"""Name every file training could not use: python tools/check_dataset.py DIR [--workers N] [--json FILE].
+"""Name every file that training could not use: python tools/check_dataset.py DIR [--workers N] [--json FILE].
 
-Ends with 0 when every image file is good, 1 when one is not. DIR holds one folder per class.
+DIR holds one folder per class. The exit status is 0 if every image file is good, and 1 if one is not.
 """
 import argparse
 import json
@@ -11,13 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 from tqdm import tqdm
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from src.dataset import read, scan  # noqa: E402  pylint: disable=wrong-import-position
-from src.errors import UserError  # noqa: E402  pylint: disable=wrong-import-position
-from src.image import verify  # noqa: E402  pylint: disable=wrong-import-position
+from src.dataset import scan
+from src.files import write_text
+from src.input.image import verify
+from src.input.reading import read
 
 
 def check(path, workers):
-    """({path: reason} of the bad files, number of image files, number of other files) of a data set."""
+    """Read every image file of a data set with `workers` threads.
+
+    Returns:
+        ({path of a bad file: reason}, number of image files, number of other files)
+
+    Raises:
+        UserError: the folder holds no class folder with images, or the file system does not work.
+    """
     folders, ignored = scan(path)
     files = [os.path.join(path, folder, name) for folder in sorted(folders) for name in folders[folder]]
     bad = {}
@@ -30,11 +38,11 @@ def check(path, workers):
 
 
 def main():
-    """Flags, check, one line for each bad file."""
+    """Check what the flags name and print a line for each bad file; returns the exit status."""
     parser = argparse.ArgumentParser(description='Name every image file that training could not use.')
     parser.add_argument('folder', metavar='DIR', help='data set, a folder per class')
     parser.add_argument('--workers', type=int, default=os.cpu_count(), metavar='N', help='threads')
-    parser.add_argument('--json', metavar='FILE', help='write {"files", "ignored", "bad": {path: reason}} as well')
+    parser.add_argument('--json', metavar='FILE', help='also write {"files", "ignored", "bad": {path: reason}}')
     flags = parser.parse_args()
     if flags.workers < 1:
         parser.error('--workers must be 1 or more, got %d' % flags.workers)
@@ -43,11 +51,8 @@ def main():
         print('%s: %s' % (file, reason))
     print('%d image files, %d bad, %d other files ignored' % (count, len(bad), ignored))
     if flags.json:
-        try:
-            with open(flags.json, 'w') as output:
-                json.dump({'files': count, 'ignored': ignored, 'bad': bad}, output, indent=1)
-        except OSError as error:
-            raise UserError('%s cannot be written (%s): choose another file' % (flags.json, error.strerror))
+        write_text(flags.json, json.dumps({'files': count, 'ignored': ignored, 'bad': bad}, indent=1),
+                   'choose another --json')
     return 1 if bad else 0
 
 

@@ -2,48 +2,63 @@
 
     python tools/convert_weights.py --source FILE --output FILE.ckpt
 
-Reads the PyTorch port's state dict (.pth, safetensors), Keras's NASNetMobile (.h5, .weights.h5, .keras),
-TF-Slim's checkpoints (V1 and V2) and those of public MindSpore code. Every tensor of the network must be there
-and none be left over.
+It reads the state dict of the PyTorch port (.pth, safetensors), Keras's NASNetMobile (.h5, .weights.h5, .keras),
+checkpoints of TF-Slim (V1 and V2), and those of public MindSpore code. The source must hold every tensor of the
+network and no other. The state dict may be inside a training checkpoint.
 """
 import argparse
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from src import checkpoint, foreign, names  # noqa: E402  pylint: disable=wrong-import-position
-from src.errors import UserError  # noqa: E402  pylint: disable=wrong-import-position
+from src.checkpoints.checkpoint import save
+from src.convert.foreign import FORMATS, read_weights
+from src.convert.names import from_foreign
+from src.errors import UserError
 
 
-def convert(source, kind, output):
-    """Write `output`, a checkpoint that eval.py, export.py and train.py --pretrained take; prints what it did."""
+def convert(source, kind, output, key=None):
+    """Write a checkpoint that eval.py, export.py and train.py --pretrained read, and print what it holds.
+
+    Args:
+        source: path of a file; for TF-Slim V2 the part of the name that its files have in common.
+        kind: one of FORMATS, or 'auto'.
+        output: path that ends in .ckpt.
+        key: which state dict of a PyTorch training checkpoint is meant; None: see `src.convert.pytorch.read_pytorch`.
+
+    Raises:
+        UserError: the source cannot be read or is another network, or `output` cannot be written.
+    """
     if not output.endswith('.ckpt'):
         raise UserError('%s does not end in .ckpt: choose another --output' % output)
     if not os.path.isdir(os.path.dirname(output) or '.'):
         raise UserError('the folder of %s does not exist: choose another --output' % output)
-    kind, arrays = foreign.read_weights(source, kind)
+    kind, arrays = read_weights(source, kind, key)
     try:
-        arrays, config, remarks = names.from_foreign(kind, arrays)
+        arrays, config, remarks = from_foreign(kind, arrays)
     except UserError as error:
-        raise UserError('%s: %s' % (source, str(error)[len('error: '):]))
-    checkpoint.save(output, arrays, {'config': config, 'source': '%s (%s)' % (os.path.basename(source), kind)})
+        raise UserError('%s: %s' % (source, error.sentence))
+    save(output, arrays, {'config': config, 'source': '%s (%s)' % (os.path.basename(source), kind)})
     for remark in remarks:
         print('note: %s' % remark)
     print('%s: %d tensors of %s weights, %s classes%s' % (
         output, len(arrays), kind, config.get('num_classes', 'no'),
         ', auxiliary head' if 'auxiliary_head.full.weight' in arrays else ''))
-    print('preprocessing that belongs to them: RGB in [-1, 1], shorter side to 256/224 of the size, centre crop; '
-          'eval.py does it')
+    print('these weights need images in RGB and [-1, 1], the shorter side scaled to 256/224 of the size, then the '
+          'centre cropped; eval.py does this')
 
 
 def main():
-    """Flags to `convert`."""
+    """Convert what the flags name."""
     parser = argparse.ArgumentParser(description='Turn weights of another framework into a checkpoint.')
-    parser.add_argument('--source', required=True, metavar='FILE', help='a file; of TF-Slim V2 the prefix')
-    parser.add_argument('--output', required=True, metavar='FILE.ckpt')
-    parser.add_argument('--format', default='auto', choices=('auto',) + foreign.FORMATS, help='of the source')
+    parser.add_argument('--source', required=True, metavar='FILE',
+                        help='weights; for TF-Slim V2 the common part of the files\' names')
+    parser.add_argument('--output', required=True, metavar='FILE.ckpt', help='checkpoint to write')
+    parser.add_argument('--format', default='auto', choices=('auto',) + FORMATS, help='format of the source')
+    parser.add_argument('--key', help='which state dict of a PyTorch training checkpoint, for example state_dict_ema '
+                                      '(default: the largest, and moving averages if there are any)')
     flags = parser.parse_args()
-    convert(flags.source, flags.format, flags.output)
+    convert(flags.source, flags.format, flags.output, flags.key)
 
 
 if __name__ == '__main__':

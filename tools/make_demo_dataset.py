@@ -2,8 +2,11 @@
 
     python tools/make_demo_dataset.py DIR [--train N] [--val N] [--classes NAME...]
 
-DIR/train/CLASS/*.JPEG and DIR/val/CLASS/*.JPEG hold patterns that neither a mirror, a crop nor a change
-of colour turns into another class. Sizes, aspect ratios, colours, scale, noise, blur and JPEG quality vary.
+DIR/train/CLASS/*.JPEG and DIR/val/CLASS/*.JPEG show patterns. A mirror, a crop or a change of colour does not turn the
+pattern of one class into that of another. Size, aspect ratio, colours, scale, noise, blur and JPEG quality vary.
+
+A pattern is a function of (random, x, y, ...): a RandomState, and the coordinates of each pixel, two arrays (H, W) of
+numbers in periods of the pattern. It returns a bool array (H, W) that says which of two colours a pixel gets.
 """
 import argparse
 import os
@@ -14,11 +17,11 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from src.errors import UserError  # noqa: E402  pylint: disable=wrong-import-position
+from src.errors import UserError
 
 
 def stripes(random, x, y, angle):
-    """Parallel stripes; x, y are coordinates with one period per unit."""
+    """Parallel stripes across the direction `angle`, in radians from the x axis."""
     return np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle) + random.rand())) > random.uniform(-0.4, 0.4)
 
 
@@ -28,7 +31,10 @@ def checkerboard(random, x, y):
 
 
 def scattered(random, x, y, inside):
-    """One figure per unit cell, slightly displaced and scaled; `inside` takes offsets from its centre."""
+    """One figure in each square period, a little displaced and scaled.
+
+    `inside(u, v)` takes the offsets from the figure's centre, in periods, and says which pixels belong to it.
+    """
     column, row = np.floor(x).astype(int), np.floor(y).astype(int)
     shift = random.uniform(-0.12, 0.12, (2, row.max() + 1, column.max() + 1))
     scale = random.uniform(0.8, 1.1, shift.shape[1:])[row, column]
@@ -36,12 +42,12 @@ def scattered(random, x, y, inside):
 
 
 def dots(random, x, y):
-    """Filled discs."""
+    """Filled circles."""
     return scattered(random, x, y, lambda u, v: np.hypot(u, v) < 0.3)
 
 
 def rings(random, x, y):
-    """Circles with a hole."""
+    """Circles with a hole in the middle."""
     return scattered(random, x, y, lambda u, v: abs(np.hypot(u, v) - 0.28) < 0.1)
 
 
@@ -51,12 +57,12 @@ def crosses(random, x, y):
 
 
 def speckle(random, x, y):
-    """White noise in small grains."""
+    """Small squares of random colour."""
     grains = random.rand(int(y.max() * 5) + 2, int(x.max() * 5) + 2) > random.uniform(0.4, 0.6)
     return grains[(y * 5).astype(int), (x * 5).astype(int)]
 
 
-PATTERNS = {
+PATTERNS = {        # {name of the class: function}
     'checkerboard': checkerboard,
     'crosses': crosses,
     'diagonal_stripes': lambda random, x, y: stripes(
@@ -70,13 +76,13 @@ PATTERNS = {
 
 
 def draw(name, random):
-    """One image of class `name` -> PIL RGB image."""
+    """Draw an image of the class `name` with numbers of the RandomState `random`; returns a Pillow image in RGB."""
     height, width = random.randint(100, 321, 2)
     height, width = max(height, width // 2), max(width, height // 2)
     period = min(height, width) / random.uniform(3.5, 5.5)
     y, x = np.mgrid[:height, :width] / period
     pattern = PATTERNS[name](random, x, y)
-    while True:                          # two colours that differ in brightness, whatever their hue
+    while True:                     # Colours of different brightness show the pattern, whatever their hues are.
         colors = random.uniform(0, 255, (2, 3))
         if abs(colors[0].mean() - colors[1].mean()) > 70:
             break
@@ -87,12 +93,14 @@ def draw(name, random):
 
 
 def make(folder, train, val, seed=1, classes=tuple(PATTERNS)):
-    """Write the data set; the same arguments give the same pixels.
+    """Write the data set. The same arguments give the same pixels.
 
     Args:
-        folder: where train/ and val/ go.
-        train, val: images of each class.
-        classes: names of PATTERNS.
+        folder: where train/ and val/ are made.
+        train: number of training images in each class.
+        val: number of validation images in each class.
+        seed: of all random numbers.
+        classes: names in PATTERNS.
 
     Raises:
         UserError: `folder` exists and is not empty, or cannot be written.
@@ -114,12 +122,12 @@ def make(folder, train, val, seed=1, classes=tuple(PATTERNS)):
 
 
 def main():
-    """Flags to `make`."""
+    """Write what the flags describe."""
     parser = argparse.ArgumentParser(description='Write a small data set of procedural JPEGs in 8 classes.')
     parser.add_argument('folder', metavar='DIR', help='new folder for train/ and val/')
     parser.add_argument('--train', type=int, default=80, metavar='N', help='training images per class')
     parser.add_argument('--val', type=int, default=25, metavar='N', help='validation images per class')
-    parser.add_argument('--seed', type=int, default=1, metavar='N')
+    parser.add_argument('--seed', type=int, default=1, metavar='N', help='of all random numbers')
     parser.add_argument('--classes', nargs='+', choices=sorted(PATTERNS), default=sorted(PATTERNS), metavar='NAME',
                         help='some of %s; default: all' % ' '.join(sorted(PATTERNS)))
     flags = parser.parse_args()

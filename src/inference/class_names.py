@@ -1,6 +1,8 @@
-"""The names of the classes of a network."""
+"""The names and the probabilities of the classes of a network."""
 import os
 from collections import Counter
+
+import numpy as np
 
 from src.checkpoints.run_folder import CLASS_NAMES, load_class_names
 from src.errors import UserError
@@ -93,3 +95,9 @@ def readable(names, num_classes):
     shown = [words.get(name, name) for name in names]
     count = Counter(shown)
     return ['%s (class %d)' % (name, number) if count[name] > 1 else name for number, name in enumerate(shown)]
+
+
+def probabilities(logits):
+    """Return the softmax of logits (N, K) float32 along the classes, (N, K) float64."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)

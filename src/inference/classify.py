@@ -13,7 +13,7 @@ from src.dataset import EXTENSIONS, list_images
 from src.distributed.group import join
 from src.errors import UserError
 from src.framework import Tensor
-from src.inference.class_names import class_names, readable
+from src.inference.class_names import class_names, probabilities, readable
 from src.inference.evaluation import inference_step
 from src.input.image import decode, resize_centre_crop
 from src.input.reading import read
@@ -43,12 +43,6 @@ def classify_images(flags, given):
     step = inference_step(checkpoint, config, flags.weights)
     config = replace(config, batch_size=min(config.batch_size, len(files)))
     return 1 if show(classify(step, files, config), names, flags.format) else 0
-
-
-def probabilities(logits):
-    """Return the softmax of logits (N, K) float32 along the classes, (N, K) float64."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
 
 
 def find_images(paths):

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from src.errors import UserError
 from src.files import save_error, unfinished_folder
-from src.inference.classify import probabilities
+from src.inference.class_names import probabilities
 from src.input.image import decode, resize_centre_crop
 from src.input.reading import read
 

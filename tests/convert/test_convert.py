@@ -1,4 +1,4 @@
-"""Weight files of PyTorch, Keras, TF-Slim and MindCV, written by those libraries (golden/make_sources.py), here."""
+"""Weight files that PyTorch, Keras, TensorFlow and MindCV wrote (golden/make_sources.py) give the same logits here."""
 import collections
 import io
 import lzma
@@ -46,7 +46,7 @@ def sources(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def networks():
-    """{classes: network}, each compiled once."""
+    """{number of classes: network}. Each is compiled only once."""
     return {classes: NASNetAMobile(classes, penultimate_filters=96) for classes in (10, 1000)}
 
 
@@ -69,7 +69,7 @@ def test_converted_weights_give_the_logits_of_their_library(sources, networks, t
 
 
 def test_moving_averages_are_preferred(sources, tmp_path, capsys):
-    convert(str(sources / 'model.ckpt-2'), 'tf_slim', str(tmp_path / 'a.ckpt'))      # raw values there are one more
+    convert(str(sources / 'model.ckpt-2'), 'tf_slim', str(tmp_path / 'a.ckpt'))      # its raw values are larger by 1
     assert 'moving averages taken instead of the raw values' in capsys.readouterr().out
     arrays = load(str(tmp_path / 'a.ckpt')).arrays
     name = 'auxiliary_head.full.weight'
@@ -103,7 +103,7 @@ def test_names_are_one_to_one():
         there = [foreign_name(name, kind, names) for name in names]
         there = [name for name in there if name is not None]
         assert len(set(there)) == len(there)
-        assert len(names) - len(there) == {'tf_slim': 0}.get(kind, 12)      # the auxiliary head
+        assert len(names) - len(there) == {'tf_slim': 0}.get(kind, 12)      # without the auxiliary head
 
 
 def test_what_does_not_fit_is_listed(sources):
@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_listed(sources):
 
 
 class Evil:
-    """A pickle of it creates a file."""
+    """Whoever unpickles this creates a file."""
 
     def __init__(self, path):
         self.path = path
@@ -143,7 +143,7 @@ def test_code_in_a_file_is_not_run(tmp_path, form):
 
 
 def damaged(sources, tmp_path):
-    """(path, what the sentence names) of files that cannot be converted."""
+    """Generate the paths of files that cannot be converted."""
     files = {}
     for name in ('port_zip.pth', 'port_old.pth', 'port.safetensors', 'keras.keras', 'keras.weights.h5', 'model.ckpt-1'):
         data = (sources / name).read_bytes()

@@ -170,7 +170,7 @@ def large_hdf5(folder):
     yield 'lzf.h5', '/model_weights/conv/kernel is compressed by another method than gzip'
     file, layer = keras_2(folder / 'many paths.h5')
     with file:
-        for depth in range(14):
+        for _ in range(14):
             below = layer.create_group('0')
             for number in range(1, 10):
                 layer[str(number)] = below
@@ -258,6 +258,7 @@ for path in json.load(sys.stdin):
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('files', [torch_files, archives, stored_elsewhere, large_hdf5, tensorflow_files])
 def test_refused_without_memory(tmp_path, files):
     expected = list(files(tmp_path))

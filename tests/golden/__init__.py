@@ -1,0 +1,1 @@
+"""Reference values that independent libraries computed, and the programs that made them."""

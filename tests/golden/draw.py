@@ -1,23 +1,24 @@
-"""Weights, images and probes that the references and the tests draw alike from a seed, by parameter name."""
+"""Weights, images and probes. The references and the tests draw the same ones, from a seed and a name."""
 import zlib
 
 import numpy as np
 
 SEED = 20
-# variant: (constructor arguments, image size, images). The full network, and narrower ones of the same cells.
+# {variant: (constructor arguments, image size, number of images)}: the full network, and narrower ones of the same
+# cells.
 VARIANTS = {'full': ({'num_classes': 1000, 'penultimate_filters': 1056}, 224, 2),
             'narrow': ({'num_classes': 10, 'penultimate_filters': 192}, 64, 8),
             'thin': ({'num_classes': 10, 'penultimate_filters': 96}, 64, 4)}
-PROBES = 4      # random directions a gradient is projected on
+PROBES = 4      # number of random directions on which a gradient is projected
 
 
 def generator(key):
-    """A numpy generator for anything with a name."""
+    """A random generator that depends only on a name."""
     return np.random.RandomState(zlib.crc32(('%d/%s' % (SEED, key)).encode()))
 
 
 def parameter(name, shape):
-    """Value of a parameter of our network: like a trained one's in size, statistics far from 0 and 1."""
+    """A value for a parameter: as large as in a trained network, and statistics far from 0 and 1."""
     random = generator(name)
     if name.endswith('.gamma'):
         return random.uniform(0.4, 1.0, shape).astype(np.float32)
@@ -30,7 +31,7 @@ def parameter(name, shape):
 
 
 def coarse_parameter(name, shape):
-    """The same in steps of 1/32, which compress."""
+    """The value of `parameter` rounded to 1/32, so that files with it can be compressed."""
     value = np.round(parameter(name, shape) * 32) / 32
     return (np.maximum(value, 0.25) if name.endswith('.moving_variance') else value).astype(np.float32)
 

@@ -3,10 +3,10 @@
     pip install -r tests/golden/requirements.txt
     python tests/golden/make_golden.py
 
-The port is `nasnetamobile` of the package pretrainedmodels, whose converted weights reach the published
-accuracy. Weights and statistics are drawn by name (draw.py) for our parameters and given to the port's; a
-tensor left over on either side, or of another shape, is an error. Its last pool is fixed to 7x7 and is
-replaced by a mean, which is the same at 224.
+The port is `nasnetamobile` of the package pretrainedmodels. Its weights were converted from TensorFlow and reach the
+published accuracy. draw.py draws weights and statistics by the names of our parameters, and the port gets them. A
+tensor that only one side has, or that has another shape, is an error. The last pool of the port has a fixed size of
+7x7; a mean replaces it, which is the same for images of 224 pixels.
 """
 import importlib.util
 import os
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import draw  # noqa: E402  pylint: disable=wrong-import-position
+import draw
 
 RENAMED = [
     (r'^stem_conv', 'conv0.conv'), (r'^stem_bn', 'conv0.bn'), (r'^classifier', 'last_linear'),
@@ -31,7 +31,7 @@ TWO_PATHS = ('stem_1', 'cell_0', 'cell_4', 'cell_8')    # cells that adjust by a
 
 
 def port_module():
-    """The port's module, without the rest of its package and what that needs."""
+    """The module of the port. The rest of its package is not imported, because it needs other libraries."""
     package = os.path.dirname(importlib.util.find_spec('pretrainedmodels').origin)
     spec = importlib.util.spec_from_file_location('port', os.path.join(package, 'models', 'nasnet_mobile.py'))
     module = importlib.util.module_from_spec(spec)
@@ -53,7 +53,7 @@ def port_name(name):
 
 
 def our_names(state):
-    """{our name: shape} of the port's state, by turning every candidate name round."""
+    """{our name: shape} of the port's state: all names of ours whose translation the port has."""
     ours = {}
     cells = ['stem_0', 'stem_1', 'reduction_0', 'reduction_1'] + ['cell_%d' % i for i in range(12)]
     bn = ['gamma', 'beta', 'moving_mean', 'moving_variance']

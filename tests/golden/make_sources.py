@@ -1,4 +1,4 @@
-"""Make the files in sources/ by the libraries that users have them from, and the logits they give there.
+"""Make the files in sources/ with the libraries that users have them from, and the logits of these libraries.
 
     python make_sources.py names      needs MindSpore
     python make_sources.py port       needs requirements.txt beside this file
@@ -6,8 +6,9 @@
     python make_sources.py tf_slim    needs tensorflow
     python make_sources.py mindcv     needs MindSpore 2 and `pip install --no-deps --target DIR mindcv`, MINDCV=DIR
 
-All hold one thin network of 10 classes with coarse weights, so that they compress. The checkpoints of
-TF-Slim's names have 1001 classes, the auxiliary head and, in V2, moving averages beside other raw values.
+Each file holds a thin network of 10 classes with coarse weights, so that it can be compressed. The checkpoints with
+TF-Slim's names have 1001 classes and the auxiliary head. The one of format V2 has moving averages, and its raw values
+are different ones.
 """
 import json
 import lzma
@@ -19,7 +20,7 @@ import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.dirname(os.path.dirname(HERE))]
-import draw  # noqa: E402  pylint: disable=wrong-import-position
+import draw
 
 
 def keep(path, name=None):
@@ -41,10 +42,10 @@ def keep_logits(name, logits):
 
 
 def names(folder):
-    """Our names and shapes, and what src/names.py calls them in Keras and TF-Slim."""
+    """Our names and shapes, and what src/convert/names.py calls them in Keras and TF-Slim."""
     from nasnet_a_mobile import NASNetAMobile
-    from src.merge import plain_values
-    from src.names import foreign_name
+    from src.convert.names import foreign_name
+    from src.network.merge import plain_values
     network = NASNetAMobile(auxiliary_size=67, **draw.VARIANTS['thin'][0])
     shapes = {name: value.shape for name, value in plain_values(network).items()}
     path = os.path.join(folder, 'names.json')
@@ -125,7 +126,7 @@ def tf_slim(folder):
     plain, averaged = {}, {}
     for name, shape, _, theirs in read_names():
         value = draw.coarse_parameter(name, shape)
-        if 'classifier' in name:        # a background class in front, and ours again and again
+        if 'classifier' in name:        # the background class, then our 10 classes 100 times
             value = np.concatenate([value[:1] + 9] + [value] * 100)
         if value.ndim > 1:
             value = (value.T if value.ndim == 2 else
@@ -148,11 +149,11 @@ def mindcv(folder):
     """MindCV's nasnet_a_4x1056, which gives the port's logits once its stride-2 convolutions pad 'same'."""
     import importlib
     import types
-    for package in ('mindcv', 'mindcv.models', 'mindcv.models.layers'):     # not all it imports by itself
+    for package in ('mindcv', 'mindcv.models', 'mindcv.models.layers'):     # without their __init__.py
         sys.modules[package] = types.ModuleType(package)
         sys.modules[package].__path__ = [os.path.join(os.environ['MINDCV'], *package.split('.'))]
+    from src.convert.names import foreign_name, mindspore_name
     from src.framework import Tensor, mindspore, nn, use_device
-    from src.names import foreign_name, mindspore_name
     use_device('CPU')
     arguments = draw.VARIANTS['thin'][0]
     shapes = {name: shape for name, shape, _, _ in read_names()}

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nasnet_a_mobile import NASNetAMobile, initialize
-from src import checkpoint
+from nasnet_a_mobile import NASNetAMobile
+from src.checkpoints.checkpoint import Checkpoint, arrays_of, save
 from src.errors import UserError
-from src.classify import class_names, imagenet_names, readable
-from tests.conftest import SMALL, run
+from src.inference.class_names import class_names, imagenet_names, readable
+from src.inference.report import Report
+from src.network.initialize import initialize
+from tests.helpers import SMALL, run
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +23,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp('trained')
     network = initialize(NASNetAMobile(4, None, **SMALL), 1)
     path = folder / 'a.ckpt'
-    checkpoint.save(str(path), checkpoint.state(network), {'config': dict(SMALL, num_classes=4, image_size=72)})
+    save(str(path), arrays_of(network), {'config': dict(SMALL, num_classes=4, image_size=72)})
     (folder / 'classes.txt').write_text('class 0\nclass 1\nn01440764\nn01443537\n')
     return path
 
@@ -39,10 +41,11 @@ def photos(tmp_path_factory):
 
 
 def classified(trained, *flags):
-    """Finished process of eval.py."""
+    """Run eval.py with the checkpoint `trained` -> CompletedProcess."""
     return run('eval.py', '--platform', 'CPU', '--checkpoint', trained, *flags)
 
 
+@pytest.mark.slow
 def test_a_folder_of_photos_as_json_csv_and_table(trained, photos):
     process = classified(trained, '--image', photos, '--format', 'json')
     assert process.returncode == 1 and process.stderr == 'warning: %s: not an image (%s)\n' % (
@@ -69,7 +72,7 @@ def test_imagenets_names_are_for_checkpoints_without_a_list(tmp_path):
     names = imagenet_names()
     assert len(names) == 1000 == len(set(names)) and list(names) == sorted(names)
     assert (names['n01440764'], names['n02123045'], names['n15075141']) == ('tench', 'tabby', 'toilet tissue')
-    plain = checkpoint.Checkpoint(str(tmp_path / 'a.ckpt'), {}, {})
+    plain = Checkpoint(str(tmp_path / 'a.ckpt'), {}, {})
     converted = plain._replace(meta={'source': 'weights.pth (pytorch)'})
     assert readable(class_names(plain, 1000), 1000)[0] == 'tench'
     assert readable(class_names(plain, 3), 3) == ['class 0', 'class 1', 'class 2']
@@ -80,10 +83,11 @@ def test_imagenets_names_are_for_checkpoints_without_a_list(tmp_path):
         class_names(plain, 1)
 
 
+@pytest.mark.slow
 def test_report(trained, tmp_path):
     data = tmp_path / 'data'
     random = np.random.RandomState(0)
-    for name, count in (('class 0', 3), ('class 1', 4), ('n01440764', 5)):      # none of the fourth class
+    for name, count in (('class 0', 3), ('class 1', 4), ('n01440764', 5)):      # the fourth class has no image
         (data / name).mkdir(parents=True)
         for number in range(count):
             Image.fromarray(random.randint(0, 256, (80, 90, 3)).astype(np.uint8)).save(
@@ -119,7 +123,6 @@ def test_report(trained, tmp_path):
 
 
 def test_report_of_1000_classes_is_drawn(tmp_path):
-    from src.report import Report
     report = Report(None, ['class %d' % number for number in range(1000)])
     report.rows = [(0, 3, 0, 3, 0.5)]
     report.write(str(tmp_path))

@@ -87,6 +87,7 @@ def test_eval_refuses_labels_that_it_cannot_know(place):
     assert re.match(r'error: \S+val has 9 class folders, but \S+a.ckpt knows 10 classes and no list', process.stderr)
 
 
+@pytest.mark.slow
 def test_eval_with_a_list_gives_each_folder_its_own_label(place, tmp_path):
     for name in ('a.ckpt', 'val'):
         os.symlink(str(place / name), str(tmp_path / name))

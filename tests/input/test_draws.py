@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from src.draws import COLOR, CROP, DROPOUT, ORDER, dropout_mask, epoch_order, uniforms
+from src.input.draws import COLOR, CROP, DROPOUT, ORDER, dropout_mask, epoch_order, uniforms
 
 
 def test_the_numbers_are_the_same_on_every_machine_and_version():
@@ -22,7 +22,7 @@ def test_orders_differ_between_epochs_and_seeds():
 
 
 @pytest.mark.parametrize('columns', [1, 3, 4, 23])
-def test_a_row_depends_on_its_position_alone(columns):
+def test_a_row_depends_only_on_its_position(columns):
     whole = uniforms(1, 5, CROP, 0, 40, columns)
     assert whole.shape == (40, columns) and whole.dtype == np.float64
     for first, rows in ((0, 1), (17, 1), (8, 32), (39, 1), (5, 0)):
@@ -38,7 +38,7 @@ def test_no_number_comes_twice():
 def test_numbers_are_uniform():
     drawn = uniforms(0, 0, CROP, 0, 5000, 20)
     assert drawn.min() >= 0 and drawn.max() < 1
-    # Five standard errors of 5000 rows (columns) and of 100,000 numbers in ten bins.
+    # The bounds are five standard errors: of 5000 numbers in a column, and of 100,000 numbers in ten bins.
     assert np.abs(drawn.mean(0) - 0.5).max() < 5 * np.sqrt(1 / 12 / 5000)
     assert np.abs(np.histogram(drawn, 10, (0, 1))[0] - 10000).max() < 5 * 100
     neighbours = np.corrcoef(drawn[:-1].ravel(), drawn[1:].ravel())[0, 1]
@@ -61,7 +61,7 @@ def test_a_dropout_mask_of_keep_prob_one_is_ones():
     assert (dropout_mask(1, 0, 0, 8, 96, 1.0) == 1).all()
 
 
-def test_a_dropout_row_depends_on_its_position_alone():
+def test_a_dropout_row_depends_only_on_its_position():
     np.testing.assert_array_equal(dropout_mask(1, 4, 6, 3, 96, 0.5), dropout_mask(1, 4, 0, 10, 96, 0.5)[6:9])
 
 

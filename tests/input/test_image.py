@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.image import CROP_DRAWS, MAX_PIXELS, crop_box, decode, random_resized_crop, resize_centre_crop
+from src.input.image import CROP_DRAWS, MAX_PIXELS, crop_box, decode, random_resized_crop, resize_centre_crop
 
 
 def picture(height=75, width=100, seed=0):
@@ -185,14 +185,14 @@ def boxes(height, width, min_area, count=4000):
 
 
 def test_crops_have_the_area_shape_and_place_of_the_rule():
-    # In a large square hardly an attempt fails for shares below 3/4, so the numbers are those drawn.
+    # In a large square nearly no attempt fails for shares below 3/4, so the shares are distributed as they are drawn.
     top, left, height, width = boxes(3000, 3000, 0.08).T
     share, aspect = height * width / 9e6, width / height
     assert share.min() > 0.0799 and share.max() <= 1
     assert aspect.min() > 0.7495 and aspect.max() < 1.3345
     small = share[share < 0.7]
     assert abs(small.mean() - 0.39) < 0.015                     # uniform over 0.08..0.7
-    assert abs(np.log(aspect).mean()) < 0.015                   # as often upright as lying
+    assert abs(np.log(aspect).mean()) < 0.015                   # as many are higher than wide as the other way round
     assert abs((np.log(aspect) < math.log(4 / 3) / 2).mean() - 0.75) < 0.03
     free = (height < 2000) & (width < 2000)
     assert abs((top[free] / (3000 - height[free])).mean() - 0.5) < 0.02

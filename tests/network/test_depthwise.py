@@ -32,14 +32,14 @@ SHAPES = [((2, 7, 7), (3,), ((3, 3),), 1),
 
 
 def padded(x, kernel, stride):
-    """x with TensorFlow's 'same' padding, and the output's height and width."""
+    """(x with TensorFlow's 'same' padding, (height, width) of the output)"""
     sizes = [-(-side // stride) for side in x.shape[2:]]
     pads = [max((size - 1) * stride + kernel - side, 0) for size, side in zip(sizes, x.shape[2:])]
     return np.pad(x, [(0, 0), (0, 0)] + [(pad // 2, pad - pad // 2 + stride) for pad in pads]), sizes
 
 
 def taps(kernel, stride, sizes):
-    """((i, j), slice of a padded image that this tap reads) for all taps."""
+    """Generate ((i, j), the slice of a padded image that element (i, j) of the kernel multiplies)."""
     for i in range(kernel):
         for j in range(kernel):
             yield (i, j), (slice(None), slice(None)) + tuple(
@@ -68,7 +68,7 @@ def reference(x, weights, y_gradient, stride):
 
 
 class Flat(nn.Cell):
-    """construct(*inputs, *weights) of OwnKernels; MindSpore gives no gradients of tuples that come from outside."""
+    """construct(*inputs, *weights) of OwnKernels; MindSpore has no gradients of tuples that are inputs."""
 
     def __init__(self, function, inputs):
         super().__init__()

@@ -17,12 +17,13 @@ def test_initial_weights_are_tf_slims_and_a_function_of_seed_and_name():
     assert all(np.array_equal(values[name], value) for name, value in again.items())
     other = initialize(NASNetAMobile(), 2)
     assert not np.array_equal(values['classifier.weight'], other.classifier.weight.asnumpy())
-    # The same bits on every version of the framework and of numpy.
+    # Every version of MindSpore and of NumPy gives these bits.
     assert values['classifier.weight'][0, :3].tolist() == FIRST_CLASSIFIER_WEIGHTS
     for name, value in values.items():
         if name.endswith('weight'):
             fan_out = (np.prod(value.shape[2:]) if 'depthwise' in name else value.size / value.shape[1])
-            spread = 0.8796 * np.sqrt(2.6 / fan_out)            # a normal cut at two deviations has 0.8796
+            # A normal distribution that is cut off at two deviations has the standard deviation 0.8796.
+            spread = 0.8796 * np.sqrt(2.6 / fan_out)
             assert abs(value.std() - spread) < 5 * spread / np.sqrt(value.size), name
             assert np.abs(value).max() <= 2 * np.sqrt(2.6 / fan_out) * 1.000001, name
         else:
@@ -50,7 +51,7 @@ def test_draws_are_a_normal_distribution_that_is_cut_off():
 def test_draws_use_only_raw_words():
     """NumPy promises the stream of the raw words, and not that of its distributions."""
     class Words:
-        """Gives the words 0, 1, 2, ... of which all numbers are near -2 and all chances near 0."""
+        """Gives small words, which stand for the candidate -2 with the chance 0."""
 
         def random_raw(self, count):
             return np.arange(count, dtype=np.uint64)

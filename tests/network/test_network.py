@@ -106,7 +106,7 @@ def replaced(genotype, block, *branches):
 
 
 def symmetric_padding(cells):
-    """A `conv` that pads stride-2 depthwise convolutions of so many channels symmetrically, as public code does."""
+    """A `conv` that pads symmetrically, as public code does, if the stride is 2 and `cells` holds the channels."""
     plain = layers.conv
 
     def conv(in_channels, out_channels, kernel_size=1, stride=1, pad_mode='same', group=1):
@@ -208,7 +208,7 @@ def test_batch_norms(mode):
     x = draw.generator('bn').normal(3, 2, (4, 32, 8, 8)).astype(np.float32)
     norm(Tensor(x))
     np.testing.assert_allclose(norm.moving_mean.asnumpy(), 0.25 * x.mean((0, 2, 3)), rtol=1e-5)
-    # Biased on MindSpore 1.10, unbiased on 2: 1/255 apart here.
+    # MindSpore 1.10 uses the biased variance and MindSpore 2 the unbiased one. Here they differ by 1/255.
     np.testing.assert_allclose(norm.moving_variance.asnumpy(), 0.75 + 0.25 * x.var((0, 2, 3)), rtol=5e-3)
 
 

@@ -12,9 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from src import checkpoint
+from src.checkpoints.checkpoint import load
 from src.framework import mindspore
-from tests.conftest import ROOT, SMALL_FLAGS, run
+from tests.helpers import ROOT, SMALL_FLAGS, run
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +38,7 @@ def test_training_leaves_checkpoints_metrics_and_class_list(trained):
     with open(str(folder / 'checkpoint' / 'metrics.csv')) as file:
         rows = list(csv.DictReader(file))
     assert [(row['epoch'], row['step']) for row in rows] == [('1', '4'), ('2', '8'), ('3', '12')]
-    # 2.4 epochs of 4 steps are 9.6 steps: the last step of epoch 3 is on the second stair.
+    # The rate changes after 2.4 epochs, which are 9.6 steps. So the last step of epoch 3 has the second rate.
     assert [float(row['learning_rate']) for row in rows] == pytest.approx([0.04, 0.04, 0.04 * 0.97])
     for row in rows:
         assert 0 <= float(row['top1']) <= float(row['top5']) == 1 and float(row['loss']) > 0
@@ -55,7 +55,7 @@ def test_training_log_is_plain_lines(trained):
 
 
 def test_training_state_and_auxiliary_head_are_in_the_checkpoint(trained):
-    loaded = checkpoint.load(str(trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt'))
+    loaded = load(str(trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt'))
     assert loaded.meta['epoch'] == 3 and loaded.meta['images'] == 32
     assert loaded.meta['config']['bn_decay'] == 0.9
     for name in ('auxiliary_head.full.weight', 'auxiliary_head.classifier.bias'):
@@ -63,6 +63,7 @@ def test_training_state_and_auxiliary_head_are_in_the_checkpoint(trained):
         assert np.abs(loaded.arrays['mean_square.' + name] - 1).max() > 0
 
 
+@pytest.mark.slow
 def test_a_folder_with_checkpoints_is_not_overwritten(trained, image_folder):
     folder = trained[0] / 'checkpoint'
     before = {name: (folder / name).read_bytes() for name in os.listdir(str(folder))}
@@ -71,12 +72,13 @@ def test_a_folder_with_checkpoints_is_not_overwritten(trained, image_folder):
     assert {name: (folder / name).read_bytes() for name in os.listdir(str(folder))} == before
 
 
+@pytest.mark.slow
 def test_same_command_same_bits(trained, image_folder, tmp_path):
     process = run('train.py', '--dataset_path', image_folder / 'train', '--epoch_size', 2, '--work_nums', 1,
                   '--ckpt_path', tmp_path, *SMALL_FLAGS)
     assert process.returncode == 0, process.stderr
     name = 'nasnet-a-mobile-rank0-2_4.ckpt'
-    first, second = (checkpoint.load(str(folder / name)).arrays for folder in (trained[0] / 'checkpoint', tmp_path))
+    first, second = (load(str(folder / name)).arrays for folder in (trained[0] / 'checkpoint', tmp_path))
     assert first.keys() == second.keys()
     assert [key for key in first if not np.array_equal(first[key], second[key])] == []
 
@@ -93,8 +95,9 @@ def test_eval_counts_every_image_once(trained, image_folder):
         assert 100 * float(list(csv.DictReader(file))[-1]['top1']) == pytest.approx(top1)
 
 
+@pytest.mark.slow
 def test_resumed_run_is_the_same_run(trained, image_folder, tmp_path):
-    """Stopped by SIGTERM and Ctrl-C, killed by SIGKILL, gone on: the bits and rows of the undisturbed run."""
+    """A run that SIGTERM, Ctrl-C and SIGKILL end, and that is resumed each time, has the bits of a whole run."""
     command = ('train.py', '--dataset_path', image_folder / 'train', '--eval_dataset_path', image_folder / 'val',
                '--epoch_size', 3, '--save_checkpoint_steps', 1, '--keep_checkpoint_max', 3, '--resume', 'auto',
                '--ckpt_path', tmp_path) + tuple(SMALL_FLAGS)
@@ -112,7 +115,7 @@ def test_resumed_run_is_the_same_run(trained, image_folder, tmp_path):
     assert last.returncode == 0, last.stderr
     assert 'resuming %s' % tmp_path in last.stdout
     name = 'nasnet-a-mobile-rank0-3_4.ckpt'
-    whole, resumed = (checkpoint.load(str(folder / name)) for folder in (trained[0] / 'checkpoint', tmp_path))
+    whole, resumed = (load(str(folder / name)) for folder in (trained[0] / 'checkpoint', tmp_path))
     assert whole.arrays.keys() == resumed.arrays.keys()
     assert [key for key in whole.arrays if not np.array_equal(whole.arrays[key], resumed.arrays[key])] == []
     rows = []
@@ -123,6 +126,7 @@ def test_resumed_run_is_the_same_run(trained, image_folder, tmp_path):
     assert not list(tmp_path.glob('*unfinished*'))
 
 
+@pytest.mark.slow
 def test_float16_accumulated_and_resumed_is_the_same_run(image_folder, tmp_path):
     command = ('train.py', '--dataset_path', image_folder / 'train', '--eval_dataset_path', image_folder / 'val',
                '--epoch_size', 1, '--save_checkpoint_steps', 1) + tuple(SMALL_FLAGS)
@@ -135,14 +139,14 @@ def test_float16_accumulated_and_resumed_is_the_same_run(image_folder, tmp_path)
     assert 'accumulation_steps 2 there, 1 here; amp_level ' in refused.stderr
     resumed = run(*command + keys + ('--ckpt_path', tmp_path / 'resumed', '--resume', tmp_path / 'whole' / names[0]))
     assert resumed.returncode == 0, resumed.stderr
-    one, other = (checkpoint.load(str(tmp_path / folder / names[1])).arrays for folder in ('whole', 'resumed'))
+    one, other = (load(str(tmp_path / folder / names[1])).arrays for folder in ('whole', 'resumed'))
     assert one.keys() == other.keys() and [key for key in one if not np.array_equal(one[key], other[key])] == []
-    # The first scale is too much for this network: halved at least once, which the resumed run knows.
+    # The first scale is too large for this network, so it was halved at least once. The resumed run knows this.
     assert 1 <= one['loss_scale.value'] <= 2 ** 15 and one['loss_scale.good_steps'] <= 3
     assert all(array.dtype == np.float32 for array in one.values())
-    # Two batches of four a step: eight times 0.9 of BatchNorm's first variance, 1, are left.
+    # A step has two batches, so BatchNorm's averages were updated eight times. They started at 1, with a decay of 0.9.
     assert 0.9 ** 8 < one['stem_bn.moving_variance'].min() < 0.9 ** 4
-    # Validation was in float32 with the moving averages, as eval.py's is.
+    # The validation used float32 and the moving averages, as eval.py does.
     process = run('eval.py', '--platform', 'CPU', '--dataset_path', image_folder / 'val', '--batch_size', 8,
                   '--checkpoint', tmp_path / 'resumed' / names[1])
     with open(str(tmp_path / 'resumed' / 'metrics.csv')) as file:
@@ -150,6 +154,7 @@ def test_float16_accumulated_and_resumed_is_the_same_run(image_folder, tmp_path)
     assert 'acc=%.2f%%(TOP1)' % (100 * top1) in process.stdout, process.stdout + process.stderr
 
 
+@pytest.mark.slow
 def test_resume_refuses_another_run_and_a_damaged_file(trained, image_folder, tmp_path):
     source = trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt'
     command = ('train.py', '--dataset_path', image_folder / 'train', '--ckpt_path', tmp_path) + tuple(SMALL_FLAGS)
@@ -165,6 +170,7 @@ def test_resume_refuses_another_run_and_a_damaged_file(trained, image_folder, tm
     assert 'last checkpoint: %s' % (tmp_path / 'nasnet-a-mobile-rank0-2_4.ckpt') in auto.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file_format,batch_size', [('MINDIR', 1), ('ONNX', 3)])
 def test_export_agrees_with_the_network(trained, tmp_path, file_format, batch_size):
     process = run('export.py', '--platform', 'CPU', '--file_format', file_format, '--batch_size', batch_size,
@@ -181,7 +187,7 @@ def test_export_agrees_with_the_network(trained, tmp_path, file_format, batch_si
 
 
 def exported_batch_size(path):
-    """The first dimension the exported network takes."""
+    """The batch size that an exported network takes."""
     if path.endswith('.onnx'):
         import onnxruntime
         return onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider']).get_inputs()[0].shape[0]

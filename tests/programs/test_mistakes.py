@@ -1,4 +1,4 @@
-"""Wrong commands: exit status not 0, one sentence on stderr that names the culprit, nothing written."""
+"""A wrong command ends with a status other than 0 and one sentence that names the mistake, and writes nothing."""
 import os
 import shutil
 import subprocess
@@ -8,18 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from nasnet_a_mobile import NASNetAMobile, initialize
-from src import checkpoint
+from nasnet_a_mobile import NASNetAMobile
+from src.checkpoints.checkpoint import arrays_of, save
 from src.config import nasnet_a_mobile_config_gpu
-from src.optimizer import FlatRMSProp
-from tests.conftest import ROOT, SMALL, SMALL_FLAGS
+from src.framework import Tensor, mindspore
+from src.network.initialize import initialize
+from src.training.optimizer import FlatRMSProp
+from tests.helpers import ROOT, SMALL, SMALL_FLAGS
 
 TRAIN = 'train.py --dataset_path good --ckpt_path new ' + ' '.join(SMALL_FLAGS)
 EVAL = 'eval.py --platform CPU --dataset_path good --checkpoint '
 IMAGE = 'eval.py --platform CPU --checkpoint own.ckpt --image '
 EXPORT = 'export.py --platform CPU --file_format ONNX --file_name out --ckpt_file '
 SH = 'sh scripts/'
-# (command, what the sentence must name). Words with a slash or in the working folder are as made below.
+# (command, what the sentence must name). The fixture `place` makes the files and folders of the commands.
 MISTAKES = [
     ('train.py', '--dataset_path'),
     ('train.py --dataset_path', '--dataset_path'),
@@ -32,7 +34,7 @@ MISTAKES = [
     (TRAIN + ' --batch_size 100', 'lower --batch_size'),
     (TRAIN + ' --accumulation_steps 0', 'accumulation_steps must be 1 or more'),
     (TRAIN + ' --accumulation_steps 2', 'fewer than a step of 16'),
-    (TRAIN + ' --amp_level O1', 'amp_level must be O0 or O2 or O3 or auto'),
+    (TRAIN + ' --amp_level O1', 'amp_level must be O0 or O2 or O3'),
     (TRAIN + ' --loss_scale -1', 'loss_scale must be 0 or more'),
     (TRAIN + ' --epoch_size 0', 'epoch_size must be 1 or more'),
     (TRAIN + ' --lr_init nan', 'lr_init must be a number'),
@@ -127,23 +129,23 @@ def place(tmp_path_factory):
     (folder / 'classes.txt').write_text('a\nb\nc\n')
     network = initialize(NASNetAMobile(4, 72, **SMALL), 1)
     config = dict(nasnet_a_mobile_config_gpu, num_classes=4, image_size=72, **SMALL)
-    checkpoint.save(str(folder / 'own.ckpt'), checkpoint.state(network, FlatRMSProp(network.trainable_params())),
-                    {'epoch': 1, 'sums': [0, 0.0, 0.0], 'images': 12, 'config': config})
-    from src.framework import Tensor, mindspore
+    save(str(folder / 'own.ckpt'), arrays_of(network, FlatRMSProp(network.trainable_params())),
+         {'epoch': 1, 'sums': [0, 0.0, 0.0], 'images': 12, 'config': config})
     mindspore.save_checkpoint([{'name': 'conv.weight', 'data': Tensor([1.0])}], str(folder / 'foreign.ckpt'))
     shutil.copytree(os.path.join(ROOT, 'scripts'), str(folder / 'scripts'), ignore=shutil.ignore_patterns('*.log'))
     return folder
 
 
 def everything(folder):
-    """Paths below a folder, with sizes."""
+    """[(path, size)] of all files below a folder."""
     return sorted((os.path.join(base, name), os.path.getsize(os.path.join(base, name)))
                   for base, _, names in os.walk(str(folder)) for name in names)
 
 
+@pytest.mark.slow
 def test_every_mistake_is_one_sentence_and_changes_nothing(place):
     before = everything(place)
-    gpu = os.path.exists('/proc/driver/nvidia/version')     # where naming no platform is no mistake
+    gpu = os.path.exists('/proc/driver/nvidia/version')     # then it is no mistake to name no platform
 
     def attempt(mistake):
         words = mistake[0].split()
@@ -162,20 +164,7 @@ def test_every_mistake_is_one_sentence_and_changes_nothing(place):
         assert result.returncode in (1, 2), story
         lines = result.stderr.strip().split('\n')
         if command.startswith('tools/') and result.returncode == 2:
-            lines = lines[-1:]          # argparse's own usage comes first there
+            lines = lines[-1:]          # argparse prints its usage before the sentence
         assert len(lines) == 1 and culprit in lines[0] and 'Traceback' not in result.stderr, story
         assert result.stdout == '', story
     assert everything(place) == before
-
-
-@pytest.mark.parametrize('package,version,sentence', [
-    ('mindspore', '1.5.0', 'MindSpore 1.5.0 is too old: install requirements.txt'),
-    ('numpy', '2.1.0', 'MindSpore fails with NumPy 2.1.0')])
-def test_wrong_versions_are_one_sentence(tmp_path, package, version, sentence):
-    fake = tmp_path / package
-    fake.mkdir()
-    (fake / '__init__.py').write_text('__version__ = %r\nParameter = Tensor = nn = ops = None\n' % version)
-    result = subprocess.run([sys.executable, '-c', 'import src.framework'], cwd=ROOT, stderr=subprocess.PIPE,
-                            env=dict(os.environ, PYTHONPATH=str(tmp_path)), universal_newlines=True)
-    assert result.returncode == 1 and result.stderr.startswith('error: ' + sentence)
-    assert result.stderr.count('\n') == 1

@@ -112,7 +112,8 @@ def test_the_folder_of_another_run_is_refused(images, trained, tmp_path):
 def test_checkpoints_come_by_the_clock_and_only_the_newest_are_kept(images, tmp_path):
     process = train(images, tmp_path, '--save_checkpoint_minutes', '1e-9', '--epoch_size', 2)
     assert process.returncode == 0, process.stderr
-    assert sorted(path.name for path in tmp_path.glob('*.ckpt')) == [name(1), name(2, 1), name(2, 2), name(2, 3), name(2)]
+    found = sorted(path.name for path in tmp_path.glob('*.ckpt'))
+    assert found == [name(1), name(2, 1), name(2, 2), name(2, 3), name(2)]
 
 
 def test_other_versions_are_said_on_resume(images, trained, tmp_path):

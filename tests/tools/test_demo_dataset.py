@@ -1,10 +1,10 @@
-"""The demo's images: every class, all readable, the same for the same seed, never over existing files."""
+"""The demo's images: all classes are there and readable, equal seeds give equal files, and no file is overwritten."""
 import os
 
 import numpy as np
 
-from src.image import decode
-from tests.conftest import run
+from src.input.image import decode
+from tests.helpers import run
 
 
 def test_demo_images(tmp_path):

@@ -1,0 +1,1 @@
+"""Tests of src/distributed, most of them with real ranks."""

@@ -1,0 +1,1 @@
+"""Tests of src/inference: evaluation, report and single images."""

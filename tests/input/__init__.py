@@ -1,0 +1,1 @@
+"""Tests of src/input: decoding, crops, random numbers, and the input of the network."""

@@ -1,0 +1,1 @@
+"""Tests of whole programs and shell scripts, as a user runs them."""
