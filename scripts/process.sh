@@ -1,15 +1,15 @@
 # How the scripts run a program: its signals, its end and its log. common.sh and rank.sh source this file.
 
-# run_logged makes the folder STATE for the time of its run, and rank.sh finds it in its environment. It holds:
-#   stop      the exit status, written when a signal has asked for the end
-#   alive     a FIFO that the script keeps open for writing: who reads it learns at once that the script has gone
+# run_logged makes the folder STATE for the time of its run. It holds:
 #   output    the FIFO for the output of the program
+#   alive     a FIFO that the script keeps open for writing: who reads it learns at once that the script has gone
+#   stop      the exit status, written when a signal has asked for the end
 
-# supervise SIGNAL COMMAND...: run a command in the foreground and return its status. If the script goes away meanwhile,
-# the command gets SIGNAL. While the command runs, `child` is its process id.
+# supervise AWAIT SIGNAL COMMAND...: run a command in the foreground and return its status. If the function AWAIT
+# returns meanwhile, the process above has gone, and the command gets SIGNAL. While it runs, `child` is its process id.
 supervise() {
-    last_signal=$1
-    shift
+    await=$1 last_signal=$2
+    shift 2
     (
         exec 7>&- 8>&- 9>&-
         trap '' HUP         # the script sends SIGTERM for it
@@ -19,7 +19,7 @@ supervise() {
         exec "$@"
     ) &
     child=$!
-    end_with_script "$last_signal" "$child" &
+    end_after "$await" "$last_signal" "$child" &
     watcher=$!
     while :; do             # a trapped signal interrupts `wait` while the command still runs
         wait "$child" 2>/dev/null       # the shell must not report how the command ended
@@ -31,21 +31,24 @@ supervise() {
     return "$code"
 }
 
-# end_with_script SIGNAL CHILD: wait until the script is gone, then send SIGNAL to CHILD, and SIGKILL a minute later.
-# A rank on another machine does not have the FIFO. There mpirun's own process ends the rank.
-end_with_script() {
+# end_after AWAIT SIGNAL CHILD: when AWAIT has returned, send SIGNAL to CHILD, and SIGKILL a minute later.
+end_after() {
     exec </dev/null >/dev/null 2>&1 3>&- 7>&- 8>&- 9>&-
     trap '' INT TERM HUP USR1 USR2
-    [ -p "${STATE:-}/alive" ] || exit
-    # To open it also for writing does not wait, whether the script is still there or not.
-    # shellcheck disable=SC2094
-    command exec 7<>"$STATE/alive" 8<"$STATE/alive" 7>&- && read -r _ <&8
-    kill -"$1" "$2"
+    "$1"
+    kill -"$2" "$3"
     for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-        kill -0 "$2" || exit
+        kill -0 "$3" || exit
         sleep 3
     done
-    kill -KILL "$2"
+    kill -KILL "$3"
+}
+
+# await_script: wait until the script has gone.
+await_script() {
+    # To open the FIFO also for writing does not wait, whether the script is still there or not.
+    # shellcheck disable=SC2094
+    command exec 7<>"$STATE/alive" 8<"$STATE/alive" 7>&- && read -r _ <&8
 }
 
 # signal_of STATUS: print the number of the signal that killed a command. It fails if no signal did, or one that asks a
@@ -128,7 +131,7 @@ run_logged() {
     recorder=$!
     echo "=== $(date '+%Y-%m-%d %H:%M:%S'), process $$ on $(uname -n): $*${note:+
 $note}" >&8
-    supervise "$SEND_TERM" "$@" >&8 2>&1
+    supervise await_script "$SEND_TERM" "$@" >&8 2>&1
     code=$?
     if [ -n "$PROGRAM" ] && signal=$(signal_of "$code"); then
         echo "error: $PROGRAM was killed by signal $signal" >&8

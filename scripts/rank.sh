@@ -3,6 +3,12 @@
 # which rank has failed. The output of rank 0 is shown. Rank N appends its output to LOG_rankN.log.
 # shellcheck source=scripts/process.sh
 . "$(dirname -- "$0")/process.sh"
+
+# await_mpirun: wait until mpirun has gone.
+await_mpirun() {
+    while kill -0 "$PPID"; do sleep 2; done
+}
+
 rank=$OMPI_COMM_WORLD_RANK
 log=$1_rank$rank.log
 shift
@@ -14,10 +20,10 @@ elif ! can_append "$log"; then
     log=
 fi
 if [ -z "$log" ]; then
-    supervise TERM "$@" >&2     # one stream keeps the order, and it is no terminal, as stdout may be
+    supervise await_mpirun TERM "$@" >&2     # one stream keeps the order, and it is no terminal, as stdout may be
 else
     echo "=== $(date '+%Y-%m-%d %H:%M:%S'), rank $rank, process $$ on $(uname -n): $*" >>"$log"
-    supervise TERM "$@" >>"$log" 2>&1
+    supervise await_mpirun TERM "$@" >>"$log" 2>&1
 fi
 code=$?
 case $code in
