@@ -76,8 +76,11 @@ environments() {
 
 # choose_environment: set RUN_PYTHON to an interpreter that has MindSpore. If there is none, the program says so.
 choose_environment() {
+    VENV=$ROOT/.venv
+    [ -z "${PYTHON:-}" ] || find_interpreter
+    RUN_PYTHON=$(environments | first has_mindspore) && return
     find_interpreter
-    RUN_PYTHON=$(environments | first has_mindspore) || RUN_PYTHON=$INTERPRETER
+    RUN_PYTHON=$INTERPRETER
 }
 
 # make_environment FILE: make a virtual environment with the requirements of FILE and set RUN_PYTHON.

@@ -5,6 +5,7 @@
 . "$(dirname -- "$0")/process.sh"
 
 # await_mpirun: wait until mpirun has gone.
+# shellcheck disable=SC2329   # supervise calls it
 await_mpirun() {
     while kill -0 "$PPID"; do sleep 2; done
 }
