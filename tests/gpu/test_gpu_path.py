@@ -23,7 +23,7 @@ from tests.gpu.null_cuda import build
 from tests.helpers import ROOT, SMALL_FLAGS, filled, run, small_config
 
 # The device calls of one training step of the full network at 224 pixels with batch 32 and everything of the recipe.
-# They are upper bounds: lower them when a change saves calls. Each row: version of MindSpore, amp_level, then the bounds.
+# They are upper bounds: lower them when a change saves calls. Each row: version of MindSpore, amp_level, the bounds.
 KINDS = ('kernels', 'transposes', 'casts', 'copies on the device', 'copies to the device', 'synchronizations',
          'device calls')
 MOST_CALLS = {
