@@ -8,9 +8,8 @@ from src.signals import keep_ctrl_c
 def prepare(given):
     """Prepare this process for NumPy and MindSpore, which must not have been imported yet.
 
-    Ctrl-C is kept (see `keep_ctrl_c`). NVIDIA's libraries read NVIDIA_TF32_OVERRIDE when they are loaded: 0 keeps
-    float32 as it is. Output never ends a program: a name that the terminal's encoding lacks is escaped, and a closed
-    stdout or stderr is replaced by nothing.
+    Ctrl-C and the output are kept (see `keep_ctrl_c` and `keep_output`). NVIDIA's libraries read NVIDIA_TF32_OVERRIDE
+    when they are loaded: 0 keeps float32 as it is.
 
     Args:
         given: {configuration key: value} of the command line.
@@ -19,10 +18,15 @@ def prepare(given):
         os.environ.pop('NVIDIA_TF32_OVERRIDE', None)
     else:
         os.environ['NVIDIA_TF32_OVERRIDE'] = '0'
+    keep_output()
+    keep_ctrl_c()
+
+
+def keep_output():
+    """Let no output end the program: a name that the encoding lacks is escaped, and a closed stream takes nothing."""
     for name in ('stdout', 'stderr'):
         stream = getattr(sys, name)
-        if stream is None:          # the program was started with the stream closed
-            setattr(sys, name, open(os.devnull, 'w'))
+        if stream is None:          # the program was started with this stream closed
+            setattr(sys, name, open(os.devnull, 'w', errors='backslashreplace'))
         elif hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
-    keep_ctrl_c()

@@ -15,6 +15,7 @@ from src.dataset import scan
 from src.files import write_text
 from src.input.image import verify
 from src.input.reading import read
+from src.startup import keep_output
 
 
 def check(path, workers):
@@ -39,6 +40,7 @@ def check(path, workers):
 
 def main():
     """Check what the flags name and print a line for each bad file; returns the exit status."""
+    keep_output()
     parser = argparse.ArgumentParser(description='Name every image file that training could not use.')
     parser.add_argument('folder', metavar='DIR', help='data set, a folder per class')
     parser.add_argument('--workers', type=int, default=os.cpu_count(), metavar='N', help='threads')

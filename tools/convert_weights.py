@@ -15,6 +15,7 @@ from src.checkpoints.checkpoint import save
 from src.convert.foreign import FORMATS, read_weights
 from src.convert.names import from_foreign
 from src.errors import UserError
+from src.startup import keep_output
 
 
 def convert(source, kind, output, key=None):
@@ -50,6 +51,7 @@ def convert(source, kind, output, key=None):
 
 def main():
     """Convert what the flags name."""
+    keep_output()
     parser = argparse.ArgumentParser(description='Turn weights of another framework into a checkpoint.')
     parser.add_argument('--source', required=True, metavar='FILE',
                         help='weights; for TF-Slim V2 the common part of the files\' names')
