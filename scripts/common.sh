@@ -6,6 +6,7 @@
 #   interpreter that has MindSpore itself is used as it is.
 # * Without PYTHON it is the active environment (VIRTUAL_ENV, CONDA_PREFIX) if it has MindSpore, else .venv in the
 #   project's folder, else the first one that is found in PATH.
+# * run_demo.sh and run_tests.sh install what they need, and therefore use only .venv or .venv-X.Y.
 # PLATFORM (GPU, CPU or Ascend; default GPU) becomes the flag --platform.
 
 [ -z "${ZSH_VERSION:-}" ] || emulate sh

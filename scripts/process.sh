@@ -5,15 +5,16 @@
 #   alive     a FIFO that the script keeps open for writing: who reads it learns at once that the script has gone
 #   stop      the exit status, written when a signal has asked for the end
 
-# supervise AWAIT SIGNAL COMMAND...: run a command in the foreground and return its status. If the function AWAIT
-# returns meanwhile, the process above has gone, and the command gets SIGNAL. While it runs, `child` is its process id.
+# supervise AWAIT SIGNAL COMMAND...: run a command in the foreground and return its status. Meanwhile `child` is its
+# process id. The function AWAIT returns when the process that a person or a scheduler stops has gone. If that happens
+# while the command runs, the command gets SIGNAL.
 supervise() {
     await=$1 last_signal=$2
     shift 2
     (
         exec 7>&- 8>&- 9>&-
         trap '' HUP         # the script sends SIGTERM for it
-        [ ! -s "${STATE:-}/stop" ] || exit "$(cat "$STATE/stop")"
+        [ ! -s "${STATE:+$STATE/stop}" ] || exit "$(cat "$STATE/stop")"
         PYTHONUNBUFFERED=1
         export PYTHONUNBUFFERED
         exec "$@"
@@ -33,7 +34,7 @@ supervise() {
 
 # end_after AWAIT SIGNAL CHILD: when AWAIT has returned, send SIGNAL to CHILD, and SIGKILL a minute later.
 end_after() {
-    exec </dev/null >/dev/null 2>&1 3>&- 7>&- 8>&- 9>&-
+    exec </dev/null >/dev/null 2>&1 3>&- 7>&- 8>&- 9>&-     # who waits for the output does not wait for this process
     trap '' INT TERM HUP USR1 USR2
     "$1"
     kill -"$2" "$3"
@@ -102,8 +103,8 @@ can_append() {
 
 # run_logged COMMAND...: run a command in the foreground, show its output, append it to LOG, and return its status. The
 # output goes through the function RECORDER. The command gets SEND_TERM for SIGTERM and for a closed terminal (SIGHUP),
-# and SEND_INT for SIGINT. It ends when it is ready to end. If another signal kills it, a
-# sentence says so of PROGRAM, unless that is empty.
+# and SEND_INT for SIGINT. It ends when it is ready to end. If another signal kills it, a sentence says so of PROGRAM,
+# unless PROGRAM is empty.
 RECORDER=record SEND_TERM=TERM SEND_INT=INT PROGRAM='the program'
 run_logged() {
     STATE=$(mktemp -d) || fail 'no temporary folder can be made: set TMPDIR to a folder that can be written'

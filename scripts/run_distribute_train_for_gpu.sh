@@ -100,8 +100,8 @@ fi
 case " ${MPIRUN_FLAGS:-} " in *' --bind-to '*) ;; *) set -- --bind-to none "$@" ;; esac
 [ "$(id -u)" != 0 ] || set -- --allow-run-as-root "$@"
 # mpirun kills its ranks one second after SIGTERM or SIGINT, which is too short for a checkpoint. SIGUSR1 and SIGUSR2
-# it only passes on. In a session of its own it does not get the terminal's Ctrl-C.
-# rank.sh says which rank a signal has killed.
+# it only passes on. In a session of its own it does not get the Ctrl-C of the terminal. PROGRAM is empty: rank.sh says
+# which rank a signal has killed.
 RECORDER=record_ranks SEND_TERM=USR1 SEND_INT=USR2 PROGRAM=
 run_logged setsid mpirun "$@"
 code=$?

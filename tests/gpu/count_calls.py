@@ -3,6 +3,8 @@
     python tests/gpu/null_cuda.py tests/gpu/count_calls.py [--json FILE] [configuration keys]
 
 Nothing is computed, so this shows what the framework does with a step, and not how long a device would take for it.
+`peak_memory_mb` is what MindSpore 2 used of the device's memory, in MiB. MindSpore 1.10 only logs it, when the program
+ends and the environment variable MS_SUBMODULE_LOG_v is {PRE_ACT:1}.
 """
 import collections
 import ctypes

@@ -137,7 +137,8 @@ def test_a_run_may_go_on_with_a_full_disk(image_folder, tmp_path):
     process = run('train.py', '--dataset_path', image_folder / 'train', '--ckpt_path', tmp_path, '--epoch_size', 1,
                   '--on_save_error', 'continue', *SMALL_FLAGS,
                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10 ** 6, 10 ** 6)))
-    assert process.returncode == 0 and re.match(r'warning: \S+1_4\.ckpt cannot be written .*: make room', process.stderr)
+    assert process.returncode == 0, process.stderr
+    assert re.match(r'warning: \S+1_4\.ckpt cannot be written .*: make room', process.stderr), process.stderr
     assert sorted(os.listdir(str(tmp_path))) == ['classes.txt', 'metrics.csv']
 
 
