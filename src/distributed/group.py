@@ -27,8 +27,19 @@ _PIECE = 4096       # sums of whole numbers below this stay exact in float32 for
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
+class SumOverRanks(nn.Cell):
+    """construct(x float32) -> the sum of x over all ranks."""
+
+    def __init__(self):
+        super().__init__()
+        self.all_reduce = ops.AllReduce()
+
+    def construct(self, x):
+        return self.all_reduce(x)
+
+
 class MeanOverRanks(nn.Cell):
-    """construct(x float32) -> the mean of x over all ranks. With size 1 it is the sum over them."""
+    """construct(x float32) -> the mean of x over all ranks, of which there are `size`."""
 
     def __init__(self, size):
         super().__init__()
@@ -126,7 +137,7 @@ class RankGroup(Group):
 
     def __init__(self, rank, size):
         self.rank, self.size = rank, size
-        self._sum = MeanOverRanks(1)
+        self._sum = SumOverRanks()
 
     def gradient_mean(self):
         return MeanOverRanks(self.size)
