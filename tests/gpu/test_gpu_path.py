@@ -61,6 +61,7 @@ def trained(null_cuda, image_folder, tmp_path_factory):
     return command, succeed(null_cuda, *command + ['--epoch_size', 1]), folder / 'nasnet-a-mobile-rank0-1_4.ckpt'
 
 
+@pytest.mark.slow
 def test_training_validates_saves_and_resumes(null_cuda, trained):
     """Passing shows that training and validation compile and run, and that weights and optimizer state go to the
     device and come back. It does not show that they change as they should."""
@@ -73,12 +74,14 @@ def test_training_validates_saves_and_resumes(null_cuda, trained):
     assert [name for name in one if not np.array_equal(one[name], two[name])] == []
 
 
+@pytest.mark.slow
 def test_evaluation_counts_images(null_cuda, trained, image_folder):
     """Passing shows that eval.py compiles and runs, and that each image is counted once. The accuracy means nothing."""
     output = succeed(null_cuda, 'eval.py', '--dataset_path', image_folder / 'val', '--checkpoint', trained[2])
     assert output.startswith('acc=') and '\n20 images, 0 unreadable' in output
 
 
+@pytest.mark.slow
 def test_photos_are_classified_without_meaning(null_cuda, trained, image_folder):
     """Passing shows that eval.py --image compiles and runs. The probabilities must differ from a CPU's: a test of
     values has to fail here, because nothing is computed."""
@@ -88,6 +91,7 @@ def test_photos_are_classified_without_meaning(null_cuda, trained, image_folder)
     assert len(on_gpu) == len(on_cpu) == 5 and not set(on_gpu) & set(on_cpu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('file_format', ['MINDIR', 'ONNX'])
 def test_export_is_compared_on_the_cpu(null_cuda, tmp_path, file_format):
     """Passing shows that export.py with the platform GPU gives the device nothing to do: it compares values on the
@@ -102,8 +106,10 @@ def test_export_is_compared_on_the_cpu(null_cuda, tmp_path, file_format):
     assert [path for path in tmp_path.glob('*.json') if totals(read(str(path)))['device calls']] == []
 
 
-@pytest.mark.parametrize('flags', [['--amp_level', level] for level in choices['amp_level'] if level != 'O0'] + [
-    ['--accumulation_steps', '2', '--batch_size', '4', '--ema_decay', '0.9'], ['--freeze', 'backbone']], ids=' '.join)
+@pytest.mark.parametrize('flags', [['--freeze', 'backbone']] + [
+    pytest.param(flags, marks=pytest.mark.slow)
+    for flags in [['--amp_level', level] for level in choices['amp_level'] if level != 'O0']
+    + [['--accumulation_steps', '2', '--batch_size', '4', '--ema_decay', '0.9']]], ids=' '.join)
 def test_variants_of_training(null_cuda, image_folder, tmp_path, flags):
     """Passing shows that training with these flags compiles and runs, that only float16 casts in the layers, and that
     it has a dynamic loss scale. It does not show that gradients stay finite."""
@@ -130,6 +136,7 @@ def test_calls_of_a_step_of_the_full_network(null_cuda, tmp_path, amp_level):
     assert all(found[kind] <= most for kind, most in zip(KINDS, MOST_CALLS[VERSION, amp_level])), found
 
 
+@pytest.mark.slow
 @pytest.mark.needs('mpirun', 'dash')
 def test_two_ranks_have_a_device_each_and_exchange_once_a_step(null_cuda, image_folder, tmp_path):
     """Passing shows that the script starts two ranks, that they agree and use different devices, and that a step has
