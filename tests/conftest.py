@@ -7,7 +7,7 @@ import pytest
 from src.framework import mindspore
 from tests.helpers import make_noise_images
 
-PACKAGES = {'mpirun': 'openmpi-bin', 'c++': 'g++', 'dash': 'dash'}      # Debian's packages of programs
+PACKAGES = {'mpirun': 'openmpi-bin', 'c++': 'g++'}      # Debian's packages of programs, if they have another name
 
 
 def pytest_runtest_setup(item):
@@ -15,7 +15,7 @@ def pytest_runtest_setup(item):
     for program in (program for mark in item.iter_markers('needs') for program in mark.args):
         if shutil.which(program) is None:
             answer = pytest.fail if os.environ.get('CI') == 'true' else pytest.skip
-            answer('%s is not installed (Debian: apt-get install %s)' % (program, PACKAGES[program]))
+            answer('%s is not installed (Debian: apt-get install %s)' % (program, PACKAGES.get(program, program)))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The plan of the house: which module may import which, what importing does, sizes, and where things are.
+"""The structure of the project: which module may import which, what importing does, sizes, and where things are.
 
 import-linter checks such layers too, but only between packages: it refuses modules that are a single file outside a
 package, as train.py and nasnet_a_mobile.py are. It also needs a newer Python than the oldest one that this project
@@ -7,11 +7,14 @@ supports.
 import ast
 import glob
 import os
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from tests.conftest import pytest_runtest_setup
 from tests.helpers import ROOT
 
 # The layers from top to bottom. A module imports only from its own layer and from layers below it. Within a layer no
@@ -230,3 +233,14 @@ def test_the_linter_finds_nothing():
     process = subprocess.run([ruff, 'check', '--no-cache', '--output-format', 'concise', '.'], cwd=ROOT,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
     assert process.returncode == 0, process.stdout
+
+
+@pytest.mark.parametrize('ci,answer', [('true', pytest.fail.Exception), ('', pytest.skip.Exception)])
+def test_a_missing_program_is_a_failure_only_in_ci(monkeypatch, ci, answer):
+    item = SimpleNamespace(iter_markers=lambda name: [SimpleNamespace(args=('dash', 'mpirun'))])
+    monkeypatch.setenv('CI', ci)
+    monkeypatch.setattr(shutil, 'which', lambda program: '/bin/dash' if program == 'dash' else None)
+    with pytest.raises(answer, match=r'mpirun is not installed \(Debian: apt-get install openmpi-bin\)'):
+        pytest_runtest_setup(item)
+    monkeypatch.setattr(shutil, 'which', lambda program: '/bin/' + program)
+    pytest_runtest_setup(item)

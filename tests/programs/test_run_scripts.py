@@ -182,6 +182,7 @@ def test_a_signal_at_any_moment_of_the_start_leaves_no_process(project, script):
         await_end(project)
 
 
+@pytest.mark.slow
 @scripts
 def test_kill_of_the_script_ends_the_program(project, script):
     temporary = project / 'tmp'
@@ -196,6 +197,7 @@ def test_kill_of_the_script_ends_the_program(project, script):
     assert not list(temporary.glob('tmp.*'))
 
 
+@pytest.mark.slow
 @pytest.mark.needs('mpirun')
 def test_kill_of_mpirun_ends_the_ranks(project):
     process = start(project, DISTRIBUTED, LENGTH='60')
@@ -405,6 +407,7 @@ def test_a_host_file_with_line_ends_of_windows_is_one_sentence(project):
     assert status == 2 and re.match(r'error: HOSTFILE hosts has line ends of Windows.*\n$', output)
 
 
+@pytest.mark.slow
 @pytest.mark.needs('mpirun')
 def test_the_words_of_mpirun_are_shown_but_not_what_rank_sh_says_better(project):
     (project / 'hosts').write_text('localhost slots=2 foo=\n')
