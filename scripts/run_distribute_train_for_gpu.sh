@@ -52,30 +52,27 @@ forwarded() {
 }
 
 # record_ranks: record the input without what mpirun says about the status of a rank. rank.sh says it better, and an end
-# that a signal has asked for is no mistake. All other words of mpirun stay.
+# that a signal has asked for is no mistake. The lines are matched one by one, because the output of a rank may come
+# between them. All other words of mpirun stay.
 # shellcheck disable=SC2329   # run_logged calls it
 record_ranks() {
     {
-        fence=          # a line of dashes, the beginning of a message of mpirun, that is not shown yet
+        dropped=
         while IFS= read -r line || [ -n "$line" ]; do
-            case $fence$line in
-            'mpirun: Forwarding signal '*) continue ;;
-            -*' job  terminated normally, but '* | -*' detected that one or more processes exited with non-zero '*)
-                fence=
-                while IFS= read -r line; do
-                    case $line in -----*) break ;; esac
-                done
+            case $line in
+            'mpirun: Forwarding signal '* | -----* | 'Primary job  terminated normally, but '* | \
+                'a non-zero exit code. Per user-direction, the job has been aborted.' | \
+                *' detected that one or more processes exited with non-zero status, thus causing' | \
+                'the job to be terminated. The first process to do so was:' | \
+                '  '*'Process name: ['* | '  '*'Exit code:    '[0-9]*)
+                dropped=yes
                 continue
                 ;;
+            '') [ -z "$dropped" ] || continue ;;
+            *) dropped= ;;
             esac
-            [ -z "$fence" ] || printf '%s\n' "$fence"
-            fence=
-            case $line in
-            -----*) fence=$line ;;
-            *) printf '%s\n' "$line" ;;
-            esac
+            printf '%s\n' "$line"
         done
-        [ -z "$fence" ] || printf '%s\n' "$fence"
     } | record
 }
 
