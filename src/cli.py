@@ -105,6 +105,14 @@ def make_config(*layers):
     return Config(values)
 
 
+def training_config(*layers):
+    """`make_config`, with a dynamic loss scale where float16 would underflow and no layer gives a loss scale."""
+    config = make_config(*layers)
+    if config.amp_level != 'O0' and not any('loss_scale' in layer for layer in layers):
+        config = replace(config, loss_scale=0)
+    return config
+
+
 def replace(config, **values):
     """A new Config with some values changed; `config` stays as it is. Raises what `make_config` raises."""
     return make_config(vars(config), values)

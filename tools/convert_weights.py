@@ -39,7 +39,8 @@ def convert(source, kind, output, key=None):
         arrays, config, remarks = from_foreign(kind, arrays)
     except UserError as error:
         raise UserError('%s: %s' % (source, error.sentence))
-    save(output, arrays, {'config': config, 'source': '%s (%s)' % (os.path.basename(source), kind)})
+    save(output, arrays, {'config': config, 'source': '%s (%s)' % (os.path.basename(source), kind)},
+         'choose another --output')
     for remark in remarks:
         print('note: %s' % remark)
     print('%s: %d tensors of %s weights, %s classes%s' % (

@@ -33,12 +33,13 @@ def arrays_of(network, *parts):
     return arrays
 
 
-def save(path, arrays, meta):
+def save(path, arrays, meta, remedy=REMEDY):
     """Write a checkpoint. A kill leaves the old file or the new one under `path`.
 
     Args:
         arrays: {plain name: array}, what `arrays_of` returns.
         meta: a dict that JSON can express: configuration and position.
+        remedy: the end of the sentence if the file cannot be written.
 
     Raises:
         SaveError: the folder cannot be written or the disk is full. `path` is as it was.
@@ -52,10 +53,10 @@ def save(path, arrays, meta):
     arrays['digest'] = digest(arrays)
     records = [{'name': name, 'data': Tensor(array)} for name, array in arrays.items()]
     try:
-        with whole_file(path, REMEDY) as unfinished, without_chatter():
+        with whole_file(path, remedy) as unfinished, without_chatter():
             mindspore.save_checkpoint(records, unfinished)
     except (RuntimeError, ValueError) as error:     # what MindSpore raises when it cannot write
-        raise save_error(path, error, REMEDY)
+        raise save_error(path, error, remedy)
 
 
 def load(path):

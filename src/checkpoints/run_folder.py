@@ -65,19 +65,22 @@ class RunFolder:
 
     def __init__(self, folder, rank, position, resuming):
         self.lock = None
+        make_folder(folder)
         try:
-            os.makedirs(folder, exist_ok=True)
+            self._lock(os.path.join(folder, LOCK))
+        except OSError as error:
+            raise _unusable(folder, error)
+        try:        # only the owner looks: another run could still write while it looks
             best = os.path.join(folder, BEST)
             taken = list_checkpoints(folder, rank) or [best] * os.path.exists(best)
             if taken and not resuming:
                 raise UserError('%s is of an earlier run: go on with it by --resume auto, or choose another '
                                 '--ckpt_path' % taken[-1])
-            self._lock(os.path.join(folder, LOCK))
-        except OSError as error:
-            raise UserError('the checkpoint folder %s cannot be used (%s): choose another --ckpt_path'
-                            % (folder, error.strerror))
-        if position.path and os.path.dirname(os.path.abspath(position.path)) != os.path.abspath(folder):
-            _require_run(taken, position)
+            if position.path and os.path.dirname(os.path.abspath(position.path)) != os.path.abspath(folder):
+                _require_run(taken, position)
+        except UserError:
+            self.release()
+            raise
 
     def _lock(self, path):
         while True:
@@ -115,6 +118,19 @@ class RunFolder:
                 pass
             self.lock.close()
             self.lock = None
+
+
+def make_folder(folder):
+    """Make the folder of a run if it does not exist; UserError if that cannot be done."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise _unusable(folder, error)
+
+
+def _unusable(folder, error):
+    return UserError('the checkpoint folder %s cannot be used (%s): choose another --ckpt_path'
+                     % (folder, error.strerror))
 
 
 def _require_run(paths, position):
@@ -270,10 +286,10 @@ def _differing_data(meta, dataset, other_images):
                    ', '.join(here[:3]) or 'none')]
     if other_images:
         return []
+    files = dataset.describe()
     if meta['images'] != dataset.num_images:
         return ['%d training images there, %d here; --other_images True accepts them' % (meta['images'],
                                                                                         dataset.num_images)]
-    if meta.get('files', dataset.describe()) != dataset.describe():
-        return ['training images: %s there, %s here; --other_images True accepts them' % (meta['files'],
-                                                                                         dataset.describe())]
+    if meta.get('files', files) != files:
+        return ['training images: %s there, %s here; --other_images True accepts them' % (meta['files'], files)]
     return []

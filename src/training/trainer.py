@@ -9,7 +9,7 @@ import numpy as np
 
 from src.checkpoints import run_folder
 from src.checkpoints.checkpoint import arrays_of, load, network_config, restore, save
-from src.cli import make_config, replace
+from src.cli import training_config
 from src.config import presets
 from src.dataset import create_dataset
 from src.distributed.group import failing_for_all, join
@@ -46,14 +46,6 @@ def train(flags, given):
             print('last checkpoint: %s' % trainer.monitor.checkpoint)
 
 
-def training_config(*layers):
-    """`make_config`, with a dynamic loss scale where float16 would underflow and no layer gives a loss scale."""
-    config = make_config(*layers)
-    if config.amp_level != 'O0' and not any('loss_scale' in layer for layer in layers):
-        config = replace(config, loss_scale=0)
-    return config
-
-
 class Trainer:
     """A training run on this rank.
 
@@ -66,6 +58,7 @@ class Trainer:
     Attributes:
         writes: whether this rank writes checkpoints.
         steps: number of steps of an epoch.
+        files: the training images in a few words, with a digest of their names.
         trainer_state: what a checkpoint holds beside the network (optimizer, loss scale, moving averages).
         per_rank_parameters: BatchNorm's statistics (and averages of them), which each rank computes from its own
             images. Before they are saved or used for validation, all ranks take rank 0's, as TF-Slim does. So one
@@ -86,7 +79,7 @@ class Trainer:
         self.dataset = create_dataset(flags.dataset_path, config, training=True)
         self.validation = flags.eval_dataset_path and create_dataset(
             flags.eval_dataset_path, config, training=False, class_names=self.dataset.class_names)
-        self.steps = self.dataset.get_dataset_size()
+        self.steps, self.files = self.dataset.get_dataset_size(), self.dataset.describe()
         self._build()
         self.versions = dict(versions(), **{'own CPU kernels': str(has_own_kernels(self.network))})
         self.position = self._find_position()
@@ -135,7 +128,7 @@ class Trainer:
             return
         position = self.position
         self.group.require_agreement(self.config, self._arrays(), {
-            'training images': self.dataset.describe(),
+            'training images': self.files,
             'validation images': self.validation and self.validation.describe(),
             'own CPU kernels': self.versions['own CPU kernels'],
             'position': position.path and 'after %d epochs and %d steps' % (position.epoch, position.sums[0])})
@@ -145,7 +138,7 @@ class Trainer:
         path = self.config.ckpt_path
         if self.group.rank > 0:
             if self.writes:
-                os.makedirs(path, exist_ok=True)    # its machine may not share rank 0's disk
+                run_folder.make_folder(path)        # its machine may not share rank 0's disk
             return None
         folder = run_folder.RunFolder(path, 0, self.position, self.flags.resume)
         copies = 1 if self.config.is_save_on_master else self.group.size
@@ -251,7 +244,7 @@ class Trainer:
         paused, config = time.time(), self.config
         path = run_folder.checkpoint_path(config.ckpt_path, self.group.rank, epoch + 1, step)
         meta = {'epoch': resume_epoch, 'sums': sums, 'rows': self.monitor.rows, 'images': self.dataset.num_images,
-                'files': self.dataset.describe(), 'class_names': self.dataset.class_names, 'run': self.run_id,
+                'files': self.files, 'class_names': self.dataset.class_names, 'run': self.run_id,
                 'versions': self.versions, 'config': vars(config)}
         written = self._try(save, path, self._arrays(), meta)
         if written:

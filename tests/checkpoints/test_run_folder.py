@@ -1,4 +1,5 @@
 """What a run keeps in its folder: checkpoints, the best one, the class list; and how a run finds its way back."""
+import errno
 import os
 import socket
 import subprocess
@@ -110,6 +111,31 @@ def test_a_folder_with_checkpoints_is_only_opened_to_resume(tmp_path):
         with pytest.raises(UserError, match='%s is of an earlier run: .*--resume auto' % name):
             RunFolder(str(tmp_path), 0, START, resuming=False)
         RunFolder(str(tmp_path), 0, START, resuming=True).release()
+
+
+def test_an_owned_folder_is_refused_until_it_is_released(tmp_path):
+    owner = RunFolder(str(tmp_path), 0, START, resuming=False)
+    with pytest.raises(UserError, match=r'another run owns the folder .* \(process %d on ' % os.getpid()):
+        RunFolder(str(tmp_path), 0, START, resuming=True)
+    owner.release()
+    assert os.listdir(str(tmp_path)) == []
+    RunFolder(str(tmp_path), 0, START, resuming=False).release()
+
+
+def test_a_refused_run_leaves_no_lock(tmp_path):
+    touch(tmp_path, BEST)
+    with pytest.raises(UserError, match='of an earlier run'):
+        RunFolder(str(tmp_path), 0, START, resuming=False)
+    assert os.listdir(str(tmp_path)) == [BEST]
+
+
+def test_a_file_system_without_locks_is_used_without_one(monkeypatch, capsys, tmp_path):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, 'No locks available')
+    monkeypatch.setattr(run_folder.fcntl, 'flock', refuse)
+    folder = RunFolder(str(tmp_path), 0, START, resuming=False)
+    assert folder.lock is None
+    assert 'has no locks (No locks available): do not start a second run there' in capsys.readouterr().err
 
 
 def test_no_room_is_said_at_the_start(monkeypatch, tmp_path):

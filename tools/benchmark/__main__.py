@@ -21,7 +21,7 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
-from src.cli import Parser, make_config
+from src.cli import Parser, make_config, training_config
 from src.startup import prepare
 
 MODES = ('step', 'eval', 'input', 'compile', 'memory')      # of `all`
@@ -77,7 +77,6 @@ def main(argv=None):
     flags, given = parse(argv)
     prepare(given)      # The workers inherit NVIDIA_TF32_OVERRIDE, so the peers compute as exactly as the suite.
     from src.files import write_text
-    from src.training.trainer import training_config
     from tools.benchmark.measures import MEASURES
     config = training_config(given)
     here = machine(flags)

@@ -16,7 +16,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
-from src.cli import Parser, make_config
+from src.cli import Parser, make_config, training_config
 from src.config import presets
 from src.errors import UserError
 from src.startup import prepare
@@ -109,7 +109,6 @@ def time_of_average(group, size):
 def work(flags, given):
     """Be one of the measured processes; rank 0 prints its figures as a line of JSON."""
     from src.distributed.group import failing_for_all, join
-    from src.training.trainer import training_config
     group = join(flags.platform, flags.device_id, flags.worker > 1)
     with failing_for_all(group):
         figures = measure(flags, group.configure(training_config(presets[flags.preset], given)), group)
