@@ -14,7 +14,7 @@ from src.framework import Tensor, nn
 from src.inference.class_names import class_names, readable, require_known_labels
 from src.input.preprocess import Preprocess
 from src.network.build import build_network
-from src.network.cpu.depthwise import use_own_kernels
+from src.network.cpu.depthwise import has_own_kernels, use_own_kernels
 from src.network.fold import fold
 from src.network.precision import Precision
 
@@ -120,7 +120,8 @@ def _evaluate_checkpoint(flags, checkpoint, config, group):
     dataset = create_dataset(flags.dataset_path, config, training=False, class_names=folders)
     require_known_labels(dataset, folders, checkpoint, config.num_classes)
     if group.size > 1:
-        group.require_agreement(config, arrays_of(step.network), {'images': dataset.describe()})
+        group.require_agreement(config, arrays_of(step.network), {
+            'images': dataset.describe(), 'own CPU kernels': str(has_own_kernels(step.network))})
     report = None
     if flags.report:
         from src.inference.report import Report  # matplotlib takes a second to import

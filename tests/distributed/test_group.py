@@ -61,6 +61,7 @@ class TwoRanks(Group):
 @pytest.mark.parametrize('changes,sentence', [
     ([('"lr_init": 0.04', '"lr_init": 0.4')], r'rank 1 differs from rank 0 in lr_init \(0.4, rank 0 has 0.04\)'),
     ([('32 images', '20 images')], r'rank 1 differs from rank 0 in images \(20 images, rank 0 has 32 images\)'),
+    ([('"version of NumPy": "', '"version of NumPy": "0.')], 'rank 1 differs from rank 0 in version of NumPy'),
     # Other code explains every other difference, so it is named first.
     ([('"code": "', '"code": "f'), ('"lr_init": 0.04', '"lr_init": 0.4')], 'rank 1 differs from rank 0 in code'),
     ([('"parameters": "', '"parameters": "f')], 'rank 1 differs from rank 0 in parameters')])

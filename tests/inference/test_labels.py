@@ -3,7 +3,6 @@ import csv
 import errno
 import os
 import re
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -162,7 +161,6 @@ def test_a_file_system_that_fails_costs_no_report(tmp_path, monkeypatch):
     assert (250, 10, 10) not in colours(tmp_path / 'report' / 'mistakes.png')
 
 
-@pytest.mark.skipif(sys.platform == 'darwin', reason='its file names are UTF-8')
 def test_names_that_matplotlib_cannot_draw_as_they_are(tmp_path):
     """Bytes that are not UTF-8, and what it would read as a formula, whole and broken."""
     names = [os.fsdecode(b'caf\xe9'), '$x^2$ and $', r'$\frac{$']
