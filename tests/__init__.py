@@ -1,1 +1,1 @@
-"""The tests, in folders that mirror src/; programs/ tests whole programs, and golden/ holds reference values."""
+"""The tests, in folders that mirror src/; programs/ tests whole programs, golden/ holds files of other libraries."""

@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nasnet_a_mobile import NASNetAMobile
 from src.cli import make_config
 from src.framework import Tensor
 from src.network.build import build_network
 from src.network.initialize import initialize
-from src.network.merge import plain_values, set_plain_values
 from src.training.train_step import build_train_step
-from tests.golden import draw
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SMALL = {'penultimate_filters': 96, 'cells_per_stage': 1}     # the same cells, 1/11 of the width, 7 cells instead of 16
@@ -67,15 +64,3 @@ def random_batch(config, seed=0):
             Tensor(random.randint(0, config.num_classes, config.batch_size).astype(np.int32)),
             Tensor(random.uniform(0.6, 1.4, (config.batch_size, 3)).astype(np.float32)),
             Tensor(2 * random.randint(0, 2, (config.batch_size, config.penultimate_filters)).astype(np.float32)))
-
-
-def filled(network):
-    """`network` with the weights of tests/golden/draw.py."""
-    set_plain_values(network, {name: draw.parameter(name, value.shape)
-                               for name, value in plain_values(network).items()})
-    return network
-
-
-def drawn(variant):
-    """The network of a variant of tests/golden/draw.py, with the weights of that file."""
-    return filled(NASNetAMobile(**draw.VARIANTS[variant][0]))

@@ -56,7 +56,8 @@ ROOMS = {
     'src/convert': 'foreign.py names.py',
     'tools': 'check_dataset.py convert_weights.py crash_test.py make_demo_dataset.py',
     'tools/benchmark': '__main__.py',
-    'tests/golden': 'reference.npz make_golden.py make_sources.py draw.py'}
+    'tools/golden': 'reference.npz make_golden.py compare.py draw.py',
+    'tests/golden': 'make_sources.py'}
 
 
 def paths(*folders):

@@ -1,1 +1,1 @@
-"""Programs that a user runs: checks, conversion, demonstrations, and benchmark/, which measures speed."""
+"""Programs that a user runs: checks, conversion, demonstrations; benchmark/ is for speed, golden/ is the reference."""

@@ -17,9 +17,9 @@ from src.convert.names import foreign_name, from_foreign
 from src.errors import UserError
 from src.framework import Tensor, mindspore
 from src.network.merge import plain_values
-from tests.golden import draw
 from tests.helpers import ROOT, run
 from tools.convert_weights import convert
+from tools.golden import draw
 
 SOURCES = os.path.join(ROOT, 'tests', 'golden', 'sources')
 LOGITS = np.load(os.path.join(SOURCES, 'logits.npz'))

@@ -1,1 +1,1 @@
-"""Reference values that independent libraries computed, and the programs that made them."""
+"""Weight files that other libraries and an earlier version wrote, and the program that made the first."""

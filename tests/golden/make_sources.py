@@ -19,8 +19,8 @@ import tempfile
 import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [HERE, os.path.dirname(os.path.dirname(HERE))]
-import draw
+sys.path.insert(0, os.path.dirname(os.path.dirname(HERE)))
+from tools.golden import draw
 
 
 def keep(path, name=None):
@@ -63,9 +63,10 @@ def read_names():
 
 def port(folder):
     """The PyTorch port: both of PyTorch's formats, and safetensors."""
-    import make_golden
     import torch
     from safetensors.torch import save_file
+
+    from tools.golden import make_golden
     model, _ = make_golden.build('thin', draw.coarse_parameter)
     model.float().eval()
     with torch.no_grad():

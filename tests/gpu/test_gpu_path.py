@@ -20,7 +20,8 @@ from src.framework import VERSION
 from src.network.build import build_network
 from tests.gpu.count_calls import read, totals
 from tests.gpu.null_cuda import build
-from tests.helpers import ROOT, SMALL_FLAGS, filled, run, small_config
+from tests.helpers import ROOT, SMALL_FLAGS, run, small_config
+from tools.golden.compare import filled
 
 # The device calls of one training step of the full network at 224 pixels with batch 32 and everything of the recipe.
 # They are upper bounds: lower them when a change saves calls. Each row: version of MindSpore, amp_level, the bounds.

@@ -5,8 +5,9 @@ from src.framework import Tensor, nn
 from src.network.cpu.depthwise import use_own_kernels
 from src.network.fold import fold
 from src.network.layers import FactorizedReduction, Squeeze
-from tests.golden import draw
-from tests.helpers import drawn, graph_mode_is_slow
+from tests.helpers import graph_mode_is_slow
+from tools.golden import draw
+from tools.golden.compare import drawn
 
 
 @graph_mode_is_slow

@@ -3,7 +3,8 @@ import numpy as np
 
 from nasnet_a_mobile import NORMAL_CELL, REDUCTION_CELL, Genotype, NASNetAMobile
 from src.network.merge import join, program, split
-from tests.helpers import SMALL, filled
+from tests.helpers import SMALL
+from tools.golden.compare import filled
 
 
 def test_what_is_merged_follows_from_the_genotype():

@@ -1,7 +1,7 @@
 """Make reference.npz from the independent PyTorch port of NASNet-A-Mobile, in float64.
 
     pip install -r tests/golden/requirements.txt
-    python tests/golden/make_golden.py
+    python tools/golden/make_golden.py
 
 The port is `nasnetamobile` of the package pretrainedmodels. Its weights were converted from TensorFlow and reach the
 published accuracy. draw.py draws weights and statistics by the names of our parameters, and the port gets them. A
