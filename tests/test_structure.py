@@ -31,7 +31,7 @@ LAYERS = (
     ('src.input',),
     ('src.framework',),
     ('src.cli', 'src.startup', 'src.lr_generator'),
-    ('src.config', 'src.files', 'src.signals'),
+    ('src.config', 'src.files', 'src.progress', 'src.signals'),
     ('src.errors',))
 # These may be imported before the flags are parsed: they need neither NumPy nor MindSpore.
 LIGHT = ('train', 'eval', 'export', 'src.cli', 'src.config', 'src.errors', 'src.lr_generator', 'src.signals',
@@ -45,7 +45,7 @@ ROOMS = {
          'train.py eval.py export.py nasnet_a_mobile.py',
     'docs': 'configuration.md distributed.md exactness.md speed.md troubleshooting.md weights.md',
     'scripts': 'run_standalone_train_for_gpu.sh run_distribute_train_for_gpu.sh run_eval_for_gpu.sh run_tests.sh',
-    'src': 'config.py dataset.py loss.py lr_generator.py errors.py files.py cli.py framework.py signals.py',
+    'src': 'config.py dataset.py loss.py lr_generator.py errors.py files.py cli.py framework.py progress.py signals.py',
     'src/input': 'image.py draws.py preprocess.py',
     'src/network': 'layers.py merge.py fold.py initialize.py build.py precision.py',
     'src/network/cpu': 'depthwise.py depthwise.cc',

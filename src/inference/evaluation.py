@@ -17,6 +17,7 @@ from src.network.build import build_network
 from src.network.cpu.depthwise import has_own_kernels, use_own_kernels
 from src.network.fold import fold
 from src.network.precision import Precision
+from src.progress import COMPILING, Progress
 
 # top1 and top5 are shares of `images`, from 0 to 1. `skipped` bad images are not among them.
 Accuracy = namedtuple('Accuracy', 'top1 top5 images skipped images_per_second')
@@ -63,14 +64,18 @@ def evaluate(step, dataset, group=Group(), see=None):
     """
     correct, images, start = np.zeros(2, np.int64), 0, time.time()
     step.set_train(False)
-    for number, batch in enumerate(dataset.batches(0)):
-        logits = step(Tensor(batch.images)).asnumpy()
-        if not np.isfinite(logits).all():
-            raise UserError('the network returns values that are not finite: the checkpoint is of a diverged run')
-        if see is not None:
-            see(number * len(logits), batch, logits)
-        correct += count_correct(logits, batch.labels, batch.valid)
-        images += int(batch.valid.sum())
+    with Progress('evaluating', dataset.images_of_rank(), 'images' + ' of rank 0' * (group.size > 1), note=COMPILING,
+                  shown=group.rank == 0) as progress:
+        for number, batch in enumerate(dataset.batches(0)):
+            logits = step(Tensor(batch.images)).asnumpy()
+            if not np.isfinite(logits).all():
+                raise UserError('the network returns values that are not finite: the checkpoint is of a diverged run')
+            if see is not None:
+                see(number * len(logits), batch, logits)
+            correct += count_correct(logits, batch.labels, batch.valid)
+            images += int(batch.valid.sum())
+            progress.update(min(len(logits), progress.total - progress.done),
+                            'top-1 %.2f%%' % (100 * correct[0] / max(images, 1)))
     top1, top5, images, skipped = group.sum(np.array([*correct, images, len(dataset.skipped)], np.int64))
     # Each rank has compared only its own images. Over all ranks their number may still be too large.
     dataset.require_few_bad(int(skipped), int(images + skipped))

@@ -3,14 +3,13 @@ import csv
 import io
 import math
 import os
-import sys
 import time
 
 import numpy as np
-from tqdm import tqdm
 
 from src.errors import UserError
 from src.files import write_text
+from src.progress import COMPILING, Progress, duration
 
 METRICS = 'metrics.csv'
 # top1 and top5 are over `validation_images` images; `skipped_images` bad ones are not among these. The speed stays the
@@ -43,7 +42,6 @@ class Monitor:
 
     def __init__(self, folder, epochs, steps, images, log_steps, rows=(), mean=lambda losses: losses):
         self.metrics = folder and os.path.join(folder, METRICS)
-        self.terminal = _terminal() if folder else None
         self.epochs, self.steps, self.images, self.log_steps, self.mean = epochs, steps, images, log_steps, mean
         self.rows = [list(row[:IMAGES]) + [''] * (len(COLUMNS) - len(row)) + list(row[IMAGES:]) for row in rows]
         self.waiting = []                # (epoch, step, loss, norm, learning rate) of steps that were not read yet
@@ -52,21 +50,25 @@ class Monitor:
         self.loss = None
         self.done = 0                    # steps of this process without the first, which compiles the graph
         self.clock = None                # time at which the first step had ended, later by all pauses
-        self.bar = None
+        self.progress = None             # of the epoch's steps
 
     def begin_epoch(self, epoch, sums=(0, 0.0, 0.0)):
-        """Epoch `epoch` (from 1) starts; `sums` are those of its steps that an earlier process has done."""
+        """Epoch `epoch` (from 1) starts; `sums` are those of its steps that an earlier process has done.
+
+        Returns a context manager, the block of the steps of this epoch.
+        """
         self.sums = tuple(sums)
-        self.bar = tqdm(total=self.steps, initial=self.sums[0], desc='epoch %d/%d' % (epoch, self.epochs), unit='step',
-                        leave=False, file=self.terminal, disable=self.terminal is None, dynamic_ncols=True)
+        self.progress = Progress('epoch %d/%d' % (epoch, self.epochs), self.steps, 'steps', self.sums[0],
+                                 '' if self.clock else COMPILING, shown=self.metrics is not None)
+        return self.progress
 
     def step(self, epoch, step, loss, norm, learning_rate):
         """Step `step` of epoch `epoch` (both from 1) has been started on the device."""
         self.waiting.append((epoch, step, loss, norm, learning_rate))
-        self.bar.update()
+        note = None
         if self.clock is None:
             self._read()
-            self.clock = time.time()
+            self.clock, note = time.time(), ''
         else:
             self.done += 1
         if step % self.log_steps == 0 or step == self.steps:
@@ -75,7 +77,8 @@ class Monitor:
             self.print('epoch %d/%d step %d/%d loss %.4f lr %.6f %.1f img/s ETA %s'
                        % (epoch, self.epochs, step, self.steps, self.loss, learning_rate, self.speed(),
                           duration(left * self.images / self.speed()) if self.done else '?'))
-            self.bar.set_postfix_str('loss %.4f, %.1f img/s' % (self.loss, self.speed()))
+            note = 'loss %.4f, %.1f img/s' % (self.loss, self.speed())
+        self.progress.update(1, note)
 
     def end_epoch(self, epoch, learning_rate, accuracy=None):
         """Epoch `epoch` is over: add a row for `write` and print a line.
@@ -85,7 +88,6 @@ class Monitor:
             learning_rate: that of its last step.
             accuracy: Accuracy of the validation (src/inference/evaluation.py), the same on all ranks, or None.
         """
-        self.bar.close()
         steps, losses, norms = self.epoch_sums()
         self.rows.append([str(epoch), str(epoch * self.steps), '%.8g' % learning_rate, '%.6f' % (losses / steps),
                           '%.6f' % (norms / steps), '%.6f' % accuracy.top1 if accuracy else '',
@@ -138,9 +140,10 @@ class Monitor:
 
     def print(self, text):
         """Print a line without disturbing the bar."""
-        if self.metrics:
-            with tqdm.external_write_mode(file=sys.stdout):
-                print(text, flush=True)
+        if self.metrics and self.progress:
+            self.progress.print(text)
+        elif self.metrics:
+            print(text, flush=True)
 
     def _read(self):
         """Read the waiting losses and norms from the device, add them up, and check that they are finite."""
@@ -148,7 +151,6 @@ class Monitor:
         for (epoch, step, _, norm, rate), loss in zip(self.waiting, self.mean(losses) if self.waiting else ()):
             self.loss, norm = float(loss), float(norm.asnumpy())
             if not math.isfinite(self.loss) or not math.isfinite(norm):
-                self.bar.close()
                 raise UserError('training has diverged in epoch %d, step %d: loss %g, gradient norm %g, learning rate '
                                 '%g; the last good checkpoint is %s; start a new run with a lower --lr_init, from it '
                                 'by --pretrained' % (epoch, step, self.loss, norm, rate, self.checkpoint or 'none'))
@@ -160,21 +162,3 @@ def _sure_top1(row):
     """The top-1 of a row of metrics.csv if all images that were left out are counted as wrong, from 0 to 1."""
     images, skipped = int(row[IMAGES] or 1), int(row[SKIPPED] or 0)     # Rows of earlier versions have no numbers.
     return float(row[TOP1]) * (images / (images + skipped))
-
-
-def duration(seconds):
-    """93784 -> '1d 02:03:04'"""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return ('%dd ' % days if days else '') + '%02d:%02d:%02d' % (hours, minutes, seconds)
-
-
-def _terminal():
-    """The terminal for the bar, or None: stderr, or the one that a script keeps open for programs that it logs."""
-    if sys.stderr.isatty():
-        return sys.stderr
-    descriptor = os.environ.get('PROGRESS_FD', '')
-    if descriptor.isdigit() and os.isatty(int(descriptor)):
-        return os.fdopen(os.dup(int(descriptor)), 'w')
-    return None

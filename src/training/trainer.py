@@ -4,6 +4,7 @@ import shlex
 import sys
 import time
 import uuid
+from contextlib import closing
 
 import numpy as np
 
@@ -182,15 +183,11 @@ class Trainer:
     def train_epoch(self, epoch, sums):
         """Run the steps of `epoch` (from 0) that `sums` says are not done yet."""
         self.train_step.set_train(True)
-        self.monitor.begin_epoch(epoch + 1, sums)
-        batches = self.dataset.batches(epoch, sums[0])
-        try:
+        with self.monitor.begin_epoch(epoch + 1, sums), closing(self.dataset.batches(epoch, sums[0])) as batches:
             for step in range(sums[0], self.steps):
                 loss, norm, rate = self.run_step(batches, epoch, step)
                 self.monitor.step(epoch + 1, step + 1, loss, norm, rate)
                 self.after_step(epoch, step + 1)
-        finally:
-            batches.close()
 
     def after_step(self, epoch, done):
         """Save a checkpoint if one is due, and end the run if a signal has asked for it; `done` steps are done."""

@@ -37,6 +37,9 @@ class Images:
     def require_few_bad(self, *_):
         """One is few."""
 
+    def images_of_rank(self):
+        return 6
+
 
 class Step:
     """Gives 8 logits. The largest one is of the label, except that class 3 is taken for class 7."""
@@ -80,6 +83,7 @@ def test_logits_that_are_not_finite_are_an_error():
 
 
 def test_a_data_set_without_a_readable_image_is_an_error():
-    empty = SimpleNamespace(batches=lambda epoch: iter(()), skipped={}, require_few_bad=lambda *_: None)
+    empty = SimpleNamespace(batches=lambda epoch: iter(()), skipped={}, require_few_bad=lambda *_: None,
+                            images_of_rank=lambda: 0)
     with pytest.raises(UserError, match='no image of the data set could be read'):
         evaluate(Step(), empty)

@@ -1,8 +1,4 @@
-"""What a person sees of a run: a bar on the terminal, lines, rows of metrics.csv, and the end of a diverged run."""
-import fcntl
-import os
-import struct
-import termios
+"""What a person sees of a run: lines, rows of metrics.csv, and the end of a diverged run."""
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +6,7 @@ import pytest
 
 from src.errors import UserError
 from src.framework import Tensor
-from src.training.monitor import Monitor, duration
+from src.training.monitor import Monitor
 
 
 def number(value):
@@ -18,27 +14,12 @@ def number(value):
     return Tensor(np.float32(value))
 
 
-def test_the_progress_bar_goes_only_to_the_terminal(monkeypatch, capsys, tmp_path):
-    master, terminal = os.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 30, 100, 0, 0))
-    monkeypatch.setenv('PROGRESS_FD', str(terminal))
-    monitor = Monitor(str(tmp_path), epochs=2, steps=3, images=8, log_steps=3)
-    monitor.begin_epoch(1)
-    for step in range(3):
-        monitor.step(1, step + 1, number(2), number(1), 0.1)
-    monitor.end_epoch(1, 0.1)
-    shown, printed = os.read(master, 100000).decode(), capsys.readouterr().out
-    os.close(master), os.close(terminal)
-    assert 'epoch 1/2:   0%|' in shown and '3/3' in shown
-    assert '%|' not in printed and 'epoch 1/2 step 3/3 loss 2.0000' in printed
-
-
 def test_an_epoch_becomes_a_row_with_the_means_of_its_steps(capsys, tmp_path):
     earlier = ['1', '3', '0.1', '3.000000', '1.000000', '0.250000', '0.750000', '20', '0', '9.00']
     monitor = Monitor(str(tmp_path), epochs=2, steps=3, images=8, log_steps=1, rows=[earlier])
-    monitor.begin_epoch(2, sums=(1, 4.0, 2.0))          # an earlier process has done one step
-    for step, loss in ((1, 2.0), (2, 3.0)):
-        monitor.step(2, step + 1, number(loss), number(5), 0.1)
+    with monitor.begin_epoch(2, sums=(1, 4.0, 2.0)):    # an earlier process has done one step
+        for step, loss in ((1, 2.0), (2, 3.0)):
+            monitor.step(2, step + 1, number(loss), number(5), 0.1)
     assert monitor.epoch_sums() == (3, 9.0, 12.0)
     monitor.end_epoch(2, 0.1, SimpleNamespace(top1=0.5, top5=1.0, images=20, skipped=0))
     assert monitor.rows[0] == earlier
@@ -62,35 +43,30 @@ def test_of_equally_good_epochs_the_first_is_the_best():
 @pytest.mark.parametrize('loss,norm', [(np.nan, 1), (1, np.inf)])
 def test_a_diverged_run_ends_before_its_checkpoint(tmp_path, loss, norm):
     monitor = Monitor(str(tmp_path), epochs=1, steps=9, images=8, log_steps=9)
-    monitor.begin_epoch(1)
     monitor.checkpoint = 'good.ckpt'
-    monitor.step(1, 1, number(1), number(1), 0.1)
-    monitor.step(1, 2, number(loss), number(norm), 0.1)         # not read yet, because no line is due
+    with monitor.begin_epoch(1):
+        monitor.step(1, 1, number(1), number(1), 0.1)
+        monitor.step(1, 2, number(loss), number(norm), 0.1)     # not read yet, because no line is due
     with pytest.raises(UserError, match=r'training has diverged in epoch 1, step 2: .* is good\.ckpt; .*--lr_init'):
         monitor.epoch_sums()
 
 
 def test_other_ranks_show_and_write_nothing(capsys):
     monitor = Monitor(None, epochs=1, steps=1, images=8, log_steps=1)
-    monitor.begin_epoch(1)
-    monitor.step(1, 1, number(1), number(1), 0.1)
+    with monitor.begin_epoch(1):
+        monitor.step(1, 1, number(1), number(1), 0.1)
     monitor.end_epoch(1, 0.1)
     monitor.write()
     output = capsys.readouterr()
     assert output.out == output.err == ''
 
 
-@pytest.mark.parametrize('seconds,text', [(59.9, '00:00:59'), (3661, '01:01:01'), (93784, '1d 02:03:04')])
-def test_durations(seconds, text):
-    assert duration(seconds) == text
-
-
 def test_time_spent_on_something_else_is_not_in_the_speed(tmp_path):
     monitor = Monitor(str(tmp_path), epochs=1, steps=5, images=8, log_steps=5)
-    monitor.begin_epoch(1)
     assert monitor.speed() == 0
-    for step in range(2):
-        monitor.step(1, step + 1, number(1), number(1), 0.1)
+    with monitor.begin_epoch(1):
+        for step in range(2):
+            monitor.step(1, step + 1, number(1), number(1), 0.1)
     monitor.clock -= 10         # as if ten seconds had passed
     assert monitor.speed() == pytest.approx(0.8, rel=0.05)
     monitor.pause(6)
