@@ -2,6 +2,7 @@
 
 A file is first written under another name: into a hidden folder beside its target. It is flushed to the disk and
 then renamed, which the file system does in one step. A reader sees the old file or the new one and nothing between.
+Who may read it, the user's umask says. No mode is changed, because some file systems refuse that.
 """
 import errno
 import hashlib
@@ -18,6 +19,9 @@ from src.errors import UserError
 UNFINISHED = '.unfinished-'     # a folder .unfinished-NAME-HOST-PID holds files that process PID is writing
 FOREIGN_AGE = 86400             # seconds after which an unfinished folder of another host is taken as abandoned
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What file systems answer that cannot flush a file or a folder (FUSE, SMB, object stores), and what the system answers
+# for a folder in which this user may write but whose list of files it may not read. A failing disk answers EIO.
+_NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
 
 
 class SaveError(UserError):
@@ -25,17 +29,15 @@ class SaveError(UserError):
 
 
 def save_error(path, error, remedy):
-    """SaveError for an exception. The remedy fits the cause: to make room helps only where the disk is full.
+    """SaveError for an OSError. The remedy fits the cause: to make room helps only where the disk is full.
 
     Args:
         path: the file that could not be written.
-        error: an OSError, or the RuntimeError or ValueError that MindSpore raises instead.
+        error: the OSError.
         remedy: what else the user can do, the end of the sentence.
     """
-    reason = getattr(error, 'strerror', None) or str(error).strip().split('\n')[0]
-    # MindSpore gives no error number, so its failed write is taken as a full disk if it says nothing else.
-    full = getattr(error, 'errno', None) in _DISK_FULL or not isinstance(error, OSError)
-    return SaveError('%s cannot be written (%s): %s%s' % (path, reason, 'make room or ' * full, remedy))
+    return SaveError('%s cannot be written (%s): %s%s' % (path, error.strerror or error,
+                                                          'make room or ' * (error.errno in _DISK_FULL), remedy))
 
 
 @contextmanager
@@ -61,7 +63,6 @@ def unfinished_folder(folder, remedy, name='files'):
         yield unfinished
         for written in sorted(os.listdir(unfinished)):
             source = os.path.join(unfinished, written)
-            os.chmod(source, 0o644)     # MindSpore writes files that only their owner may read
             sync(source)
             os.replace(source, os.path.join(folder, written))
         sync(folder)
@@ -127,12 +128,16 @@ def _is_alive(process):
 
 
 def sync(path):
-    """Wait until the disk holds what was written to a file, or a folder's list of files."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until the disk holds what was written to a file, or a folder's list of files, if it can say so."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
 
 
 def digest(arrays):

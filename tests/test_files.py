@@ -20,6 +20,7 @@ from src.files import (
     digest,
     remove_leftovers,
     save_error,
+    sync,
     unfinished_folder,
     whole_file,
     write_text,
@@ -145,11 +146,58 @@ def test_several_files_appear_together_and_replace_older_ones(tmp_path):
     assert (tmp_path / 'a.txt').read_text() == 'new' and names(tmp_path) == ['a.txt', 'b.txt', 'other.txt']
 
 
-def test_others_may_read_a_file_whose_writer_made_it_private(tmp_path):
-    path = str(tmp_path / 'a.txt')
-    with whole_file(path, REMEDY) as unfinished:
-        os.close(os.open(unfinished, os.O_CREAT | os.O_WRONLY, 0o400))
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o644
+@pytest.mark.parametrize('umask,mode', [(0o077, 0o600), (0o002, 0o664)])
+def test_the_umask_says_who_may_read_a_file(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_text(str(tmp_path / 'a.txt'), 'text', REMEDY)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(str(tmp_path / 'a.txt')).st_mode) == mode
+
+
+# What some file systems cannot do
+
+def refuse(monkeypatch, name, number, only=lambda path: True):
+    """Let a function of os raise an OSError with this number for some paths or open files."""
+    original = getattr(os, name)
+
+    def function(target, *arguments, **keywords):
+        path = os.readlink('/proc/self/fd/%d' % target) if isinstance(target, int) else target
+        if only(path):
+            raise OSError(number, os.strerror(number))
+        return original(target, *arguments, **keywords)
+    monkeypatch.setattr(os, name, function)
+
+
+@pytest.mark.parametrize('number', [errno.EPERM, errno.ENOTSUP])
+def test_a_file_system_without_modes_gets_files(tmp_path, monkeypatch, number):
+    refuse(monkeypatch, 'chmod', number)
+    write_text(str(tmp_path / 'a.txt'), 'text', REMEDY)
+    assert (tmp_path / 'a.txt').read_text() == 'text'
+
+
+@pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF])
+@pytest.mark.parametrize('only', [os.path.isdir, os.path.isfile])
+def test_a_file_system_that_cannot_flush_gets_files(tmp_path, monkeypatch, number, only):
+    refuse(monkeypatch, 'fsync', number, only)
+    write_text(str(tmp_path / 'a.txt'), 'text', REMEDY)
+    assert (tmp_path / 'a.txt').read_text() == 'text' and names(tmp_path) == ['a.txt']
+
+
+def test_a_folder_whose_list_may_not_be_read_is_not_flushed(tmp_path, monkeypatch):
+    refuse(monkeypatch, 'open', errno.EACCES)       # root may read every folder
+    sync(str(tmp_path))
+
+
+@pytest.mark.parametrize('number', [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fails_to_flush_leaves_the_old_file(tmp_path, monkeypatch, number):
+    path = tmp_path / 'a.txt'
+    path.write_text('old')
+    refuse(monkeypatch, 'fsync', number)
+    with pytest.raises(SaveError, match='cannot be written .%s.: ' % os.strerror(number)):
+        write_text(str(path), 'new', REMEDY)
+    assert path.read_text() == 'old'
 
 
 def test_text_is_written_as_it_is(tmp_path):
@@ -167,9 +215,8 @@ def test_only_a_full_disk_is_answered_by_making_room():
     for number in (errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR):
         error = save_error('a.txt', OSError(number, os.strerror(number)), REMEDY)
         assert error.sentence == 'a.txt cannot be written (%s): choose another place' % os.strerror(number)
-    # MindSpore raises these without a number.
-    error = save_error('a.ckpt', RuntimeError('\nFailed to save\nmore lines'), REMEDY)
-    assert error.sentence == 'a.ckpt cannot be written (Failed to save): make room or choose another place'
+    error = save_error('a.png', OSError('without a number'), REMEDY)        # libraries raise such too
+    assert error.sentence == 'a.png cannot be written (without a number): choose another place'
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path):

@@ -11,10 +11,9 @@ from collections import namedtuple
 
 import numpy as np
 
-from src.checkpoints.records import read_records
+from src.checkpoints.records import read_records, write_records
 from src.errors import UserError
-from src.files import digest, save_error, whole_file
-from src.framework import Tensor, mindspore, without_chatter
+from src.files import digest, whole_file
 from src.network.merge import plain_values, set_plain_values, split
 
 # path: of the file; arrays: {plain name: array}; meta: {} in files that this suite did not write.
@@ -51,12 +50,8 @@ def save(path, arrays, meta, remedy=REMEDY):
                             'with a lower --lr_init, from an earlier checkpoint by --pretrained' % (name, path))
     arrays = dict(arrays, meta=np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8))
     arrays['digest'] = digest(arrays)
-    records = [{'name': name, 'data': Tensor(array)} for name, array in arrays.items()]
-    try:
-        with whole_file(path, remedy) as unfinished, without_chatter():
-            mindspore.save_checkpoint(records, unfinished)
-    except (RuntimeError, ValueError) as error:     # what MindSpore raises when it cannot write
-        raise save_error(path, error, remedy)
+    with whole_file(path, remedy) as unfinished:
+        write_records(unfinished, arrays)
 
 
 def load(path):

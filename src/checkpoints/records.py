@@ -1,14 +1,49 @@
-"""Reads MindSpore's .ckpt files, and protocol buffers in general, without MindSpore.
+"""Reads and writes MindSpore's .ckpt files, and reads protocol buffers in general, without MindSpore.
 
 MindSpore 2.10 believes the shape that stands in a file. A file of 400 bytes whose shape says 10^9 numbers takes 4 GB,
 and a shape that is too small lets it write outside its memory. Here the shape has to fit the bytes that are there.
+MindSpore's own save_checkpoint changes the mode of its file, which some file systems refuse, and it hides the reason of
+a failure. `write_records` writes the same bytes (a scalar as MindSpore 1.10 does).
 """
 import numpy as np
 
 # The types of mindspore.train.serialization. Text, and types that NumPy does not have, are left out.
 _DTYPES = {'Int8': '<i1', 'UInt8': '<u1', 'Int16': '<i2', 'UInt16': '<u2', 'Int32': '<i4', 'UInt32': '<u4',
            'Int64': '<i8', 'UInt64': '<u8', 'Float16': '<f2', 'Float32': '<f4', 'Float64': '<f8', 'Bool': '?'}
+_TYPES = {np.dtype(dtype).str: name for name, dtype in _DTYPES.items()}
 _CRC_BYTES = 17     # MindSpore 2 may put b'crc_num' and a number of 10 bytes behind the records
+
+
+def write_records(path, arrays):
+    """Write {name: array} as a .ckpt file, which `read_records` and mindspore.load_checkpoint read.
+
+    Raises:
+        OSError: the file cannot be written. KeyError: a dtype has no type in MindSpore.
+    """
+    with open(path, 'wb') as file:
+        for name, array in arrays.items():
+            data = np.ascontiguousarray(array, array.dtype.newbyteorder('<'))
+            shape = b''.join(b'\x08' + _number(size) for size in array.shape or (0,))      # () is written as (0,)
+            head = shape + _field(2, _TYPES[data.dtype.str].encode()) + b'\x1a' + _number(data.nbytes)
+            name = _field(1, name.encode())
+            head = name + b'\x12' + _number(len(head) + data.nbytes) + head
+            file.write(b'\x0a' + _number(len(head) + data.nbytes) + head)
+            file.write(data.data)
+
+
+def _number(value):
+    """Return the bytes of a number of variable length: 7 bits in each, the lowest first."""
+    parts = bytearray()
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _field(number, content):
+    """Return the bytes of a field that holds bytes."""
+    return _number(number << 3 | 2) + _number(len(content)) + content
 
 
 def read_records(path):

@@ -146,12 +146,15 @@ def _require_run(paths, position):
 
 
 def check_room(folder, arrays, copies=1):
-    """UserError if the disk of `folder` has no room for `copies` checkpoints of {name: array}."""
+    """UserError if the disk of `folder` has no room for `copies` checkpoints of {name: array}.
+
+    A disk of 0 bytes is that of a file system which does not know its size, for example an object store.
+    """
     needed = copies * sum(array.nbytes for array in arrays.values())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
+    disk = shutil.disk_usage(folder)
+    if disk.total and disk.free < needed:
         raise UserError('the disk of %s has %d MiB free, a checkpoint takes %d MiB: make room or choose another '
-                        '--ckpt_path' % (folder, free >> 20, needed >> 20))
+                        '--ckpt_path' % (folder, disk.free >> 20, needed >> 20))
 
 
 def prune(folder, rank, keep, written, steps):

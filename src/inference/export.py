@@ -5,7 +5,9 @@ are fixed. Each BatchNorm is folded into the convolution before it. What was wri
 the network as it was trained.
 """
 import os
+import shutil
 import tempfile
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -18,7 +20,9 @@ from src.framework import Tensor, mindspore, nn, use_device
 from src.network.build import build_network
 from src.network.fold import fold
 
-TOLERANCE = 1e-4    # largest allowed difference of a logit between the exported and the live network
+# Largest allowed difference of a logit between the exported and the live network, where no logit is larger than 1.
+# Where one is, the difference may be as much larger: float32 has about seven digits, whatever the size of a number is.
+TOLERANCE = 1e-4
 
 
 def export_checkpoint(flags, given):
@@ -51,24 +55,70 @@ def export_checkpoint(flags, given):
         os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     except OSError as error:
         raise UserError('%s cannot be written (%s): choose another --file_name' % (path, error.strerror))
-    with whole_file(path, 'choose another --file_name') as unfinished:
-        # MindSpore makes the folder of the file private, so the file is moved out of that.
-        with tempfile.TemporaryDirectory(dir=os.path.dirname(unfinished)) as private:
-            written = os.path.join(private, os.path.basename(path))
-            mindspore.export(folded, Tensor(images), file_name=written, file_format=flags.file_format)
-            if flags.file_format != 'AIR':
-                _compare(path, run_exported(written, images), network(Tensor(images)).asnumpy())
-            os.replace(written, unfinished)
+    with whole_file(path, 'choose another --file_name') as unfinished, _temporary_folder() as folder:
+        written = os.path.join(folder, 'network' + ending)
+        _export(folded, images, written, flags.file_format)
+        if flags.file_format != 'AIR':
+            compare(path, run_exported(written, images), network(Tensor(images)).asnumpy())
+        shutil.copyfile(written, unfinished)
     print('exported: %s' % path)
 
 
-def _compare(path, exported, logits):
-    """Print the largest difference of two arrays of logits; UserError if it is too large."""
-    difference = float(np.abs(exported - logits).max())
-    print('largest difference from the live network: %.3g (logits up to %.3g)' % (difference, np.abs(logits).max()))
-    if not difference <= TOLERANCE:
-        raise UserError('%s differs from the network by %.3g, more than %g: it is not written'
-                        % (path, difference, TOLERANCE))
+def _export(network, images, written, file_format):
+    """Let MindSpore write the file `written`; UserError with its words if it cannot.
+
+    MindSpore takes only Latin letters, digits and few other characters in the name that it is given, so it gets a name
+    without a folder. It makes the file and its folder private, so both are temporary.
+    """
+    try:
+        with _working_folder(os.path.dirname(written)):
+            mindspore.export(network, Tensor(images), file_name=os.path.basename(written), file_format=file_format)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError('MindSpore cannot write the %s file in %s (%s): make room there or set TMPDIR to another folder'
+                        % (file_format, os.path.dirname(written), str(error).strip().split('\n')[0]))
+
+
+@contextmanager
+def _temporary_folder():
+    """Yield the path of a folder that is removed when the block ends; UserError if none can be made."""
+    try:
+        folder = tempfile.mkdtemp()
+    except OSError as error:
+        raise UserError('no temporary folder can be made (%s): set TMPDIR to a folder that can be written'
+                        % error.strerror)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _working_folder(folder):
+    """Run the block with another working folder."""
+    before = os.open('.', os.O_PATH)        # a path would not lead back to a folder that was removed
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+def compare(path, exported, logits):
+    """Print the largest difference of two arrays of logits (N, K) float32.
+
+    Raises:
+        UserError: a logit of the network is not finite, or the difference is too large. `path` is named.
+    """
+    largest = float(np.abs(logits).max())
+    if not np.isfinite(largest):
+        raise UserError('the network returns values that are not finite: the checkpoint is of a diverged run, and %s '
+                        'is not written' % path)
+    difference, allowed = float(np.abs(exported - logits).max()), TOLERANCE * max(1, largest)
+    print('largest difference from the live network: %.3g (logits up to %.3g)' % (difference, largest))
+    if not difference <= allowed:
+        raise UserError('%s differs from the network by %.3g, more than %.3g: it is not written'
+                        % (path, difference, allowed))
 
 
 def run_exported(path, images):

@@ -1,4 +1,5 @@
 """Checkpoint files: what is in them, what is refused, and that no file is left half written."""
+import errno
 import os
 import stat
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from nasnet_a_mobile import NASNetAMobile
+from src.checkpoints import checkpoint
 from src.checkpoints.checkpoint import arrays_of, load, network_config, restore, save
 from src.errors import UserError
 from src.files import SaveError
@@ -39,8 +41,17 @@ def test_holds_network_and_optimizer_under_readable_names(network, saved):
                                   | {'moment.' + name for name in trained})
     assert 'cell_1.block_0.left.depthwise_1.weight' in names
     assert loaded.meta == META
-    assert stat.S_IMODE(os.stat(saved).st_mode) == 0o644
     assert os.listdir(os.path.dirname(saved)) == ['a.ckpt']
+
+
+@pytest.mark.parametrize('umask,mode', [(0o077, 0o600), (0o002, 0o664), (0o022, 0o644)])
+def test_the_umask_says_who_may_read_it(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        save(str(tmp_path / 'a.ckpt'), {'a': np.zeros(3, np.float32)}, META)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(str(tmp_path / 'a.ckpt')).st_mode) == mode
 
 
 def test_optimizer_state_comes_back_through_plain_names(network):
@@ -119,11 +130,11 @@ def test_a_failed_write_leaves_the_old_file(network, saved, monkeypatch):
     with open(saved, 'rb') as file:
         before = file.read()
 
-    def full_disk(objects, path):
+    def full_disk(path, arrays):
         with open(path, 'wb') as file:
             file.write(b'half')
-        raise RuntimeError('No space left on device')
-    monkeypatch.setattr(mindspore, 'save_checkpoint', full_disk)
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(checkpoint, 'write_records', full_disk)
     with pytest.raises(SaveError, match=r'a\.ckpt cannot be written \(No space left on device\): make room or choose'):
         save(saved, arrays_of(network, FlatRMSProp(network.trainable_params())), META)
     with open(saved, 'rb') as file:

@@ -1,11 +1,11 @@
-"""Reading .ckpt files without MindSpore: the same arrays, and no trust in what a file says about itself."""
+"""Reading and writing .ckpt files without MindSpore: the same arrays and bytes, and no trust in what a file says."""
 import resource
 
 import numpy as np
 import pytest
 
 from src.checkpoints.checkpoint import load, network_config, save
-from src.checkpoints.records import fields, read_records, varint
+from src.checkpoints.records import fields, read_records, varint, write_records
 from src.errors import UserError
 from src.framework import Tensor, mindspore
 
@@ -27,6 +27,22 @@ def test_the_arrays_are_those_that_were_saved(path):
     for name, value in VALUES.items():
         assert arrays[name].dtype == value.dtype and arrays[name].shape == value.shape
         np.testing.assert_array_equal(arrays[name], value)
+
+
+def test_what_is_written_are_the_bytes_of_mindspore(path, tmp_path):
+    own, plain = str(tmp_path / 'own.ckpt'), {name: value for name, value in VALUES.items() if name != 'scalar'}
+    mindspore.save_checkpoint([{'name': name, 'data': Tensor(value)} for name, value in plain.items()], path)
+    write_records(own, plain)
+    with open(own, 'rb') as one, open(path, 'rb') as other:
+        assert one.read() == other.read()
+    write_records(own, VALUES)          # the versions of MindSpore write a scalar in two ways, and read both
+    assert mindspore.load_checkpoint(own)['scalar'].asnumpy() == read_records(own)['scalar'] == 3
+    # Arrays that are not as MindSpore keeps them: of other strides, of the other byte order, without numbers.
+    odd = {'strided': np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::2], 'large end': np.arange(3, dtype='>f4'),
+           'empty': np.zeros((0, 3), np.float32)}
+    write_records(own, odd)
+    for name, array in read_records(own).items():
+        np.testing.assert_array_equal(array, odd[name])
 
 
 def test_text_and_a_checksum_at_the_end_are_left_out(path):

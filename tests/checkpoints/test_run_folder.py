@@ -142,13 +142,15 @@ def test_no_room_is_said_at_the_start(monkeypatch, tmp_path):
     network = NASNetAMobile(auxiliary_size=224)
     arrays = arrays_of(network, FlatRMSProp(network.trainable_params()))
     check_room(str(tmp_path), arrays)
-    monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda folder: SimpleNamespace(free=80 << 20))
+    monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda folder: SimpleNamespace(total=1 << 30, free=80 << 20))
     with pytest.raises(UserError, match='has 80 MiB free, a checkpoint takes 88 MiB: make room'):
         check_room(str(tmp_path), arrays)
-    monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda folder: SimpleNamespace(free=100 << 20))
+    monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda folder: SimpleNamespace(total=1 << 30, free=100 << 20))
     check_room(str(tmp_path), arrays)
     with pytest.raises(UserError, match='has 100 MiB free, a checkpoint takes 176 MiB: make room'):
         check_room(str(tmp_path), arrays, 2)
+    monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda folder: SimpleNamespace(total=0, free=0))
+    check_room(str(tmp_path), arrays)       # the file system does not know
 
 
 # The way back

@@ -171,18 +171,22 @@ def test_resume_refuses_another_run_and_a_damaged_file(trained, image_folder, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('file_format,batch_size', [('MINDIR', 1), ('ONNX', 3)])
-def test_export_agrees_with_the_network(trained, tmp_path, file_format, batch_size):
+@pytest.mark.parametrize('file_format,batch_size,ending', [('MINDIR', 1, ''), ('ONNX', 3, '.onnx')])
+def test_export_agrees_with_the_network(trained, tmp_path, file_format, batch_size, ending):
+    # MindSpore itself takes no path with such characters.
+    folder, temporary = tmp_path / 'größe lr=0.01' / 'run(1), a+b', tmp_path / 'tmp 猫='
+    temporary.mkdir()
     process = run('export.py', '--platform', 'CPU', '--file_format', file_format, '--batch_size', batch_size,
                   '--ckpt_file', trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt',
-                  '--file_name', tmp_path / 'out' / 'network')
+                  '--file_name', folder / ('network' + ending), env=dict(os.environ, TMPDIR=str(temporary)),
+                  preexec_fn=lambda: os.umask(0o022))
     assert process.returncode == 0, process.stderr
-    path = tmp_path / 'out' / ('network.' + file_format.lower())
+    path = folder / ('network.' + file_format.lower())
     assert process.stdout.strip().endswith('exported: %s' % path)
     assert float(re.search(r'difference from the live network: (\S+)', process.stdout).group(1)) <= 1e-4
-    assert os.listdir(str(tmp_path / 'out')) == [path.name]
+    assert os.listdir(str(folder)) == [path.name] and not list(temporary.glob('tmp*'))
     assert stat.S_IMODE(os.stat(str(path)).st_mode) == 0o644
-    assert stat.S_IMODE(os.stat(str(tmp_path / 'out')).st_mode) & 0o055 == 0o055
+    assert stat.S_IMODE(os.stat(str(folder)).st_mode) & 0o055 == 0o055
     assert batch_size == exported_batch_size(str(path))
 
 
