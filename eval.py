@@ -3,8 +3,10 @@
     python eval.py --dataset_path DIR --checkpoint FILE
     python eval.py --image FILE_OR_FOLDER... --checkpoint FILE
 """
+import os
 import sys
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))      # Python leaves it out if PYTHONSAFEPATH is set
 from src.cli import Parser, boolean
 from src.startup import prepare
 

@@ -1,4 +1,8 @@
 """Export a checkpoint: python export.py --ckpt_file FILE --file_format MINDIR|AIR|ONNX --file_name NAME."""
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))      # Python leaves it out if PYTHONSAFEPATH is set
 from src.cli import Parser
 from src.startup import prepare
 

@@ -1,4 +1,8 @@
 """Train NASNet-A-Mobile on a folder of images: python train.py --dataset_path DIR (see --help)."""
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))      # Python leaves it out if PYTHONSAFEPATH is set
 from src.cli import Parser, boolean
 from src.config import presets
 from src.startup import prepare

@@ -92,9 +92,12 @@ def _read_port(path):
 
 def _start_scheduler():
     """Start the scheduler process. It ends after the last rank, or soon after the death of this process."""
+    # Python looks into its working folder, unless PYTHONSAFEPATH is set.
+    path = _ROOT + os.pathsep + os.environ.get('PYTHONPATH', '')
     return subprocess.Popen([sys.executable, '-m', 'src.distributed.cpu_cluster', str(os.getpid())], cwd=_ROOT,
                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                            start_new_session=True, env=dict(os.environ, MS_ROLE='MS_SCHED', MS_NODE_ID='scheduler'))
+                            start_new_session=True, env=dict(os.environ, MS_ROLE='MS_SCHED', MS_NODE_ID='scheduler',
+                                                             PYTHONPATH=path))
 
 
 def _is_listening(port):

@@ -2,6 +2,7 @@
 import csv
 import io
 import json
+import os
 import re
 
 import numpy as np
@@ -66,6 +67,18 @@ def test_a_folder_of_photos_as_json_csv_and_table(trained, photos):
     lines = process.stdout.rstrip('\n').split('\n')
     assert lines[0] == str(photos / '0.png') and len(lines) == 5
     assert all(re.match(r'  (class \d|tench|goldfish) +\d+\.\d\d %$', line) for line in lines[1:])
+
+
+def test_names_that_are_not_utf_8_are_escaped():
+    code = ('import os\nfrom src.startup import keep_output\nkeep_output()\nfrom src.inference.classify import show\n'
+            'name = os.fsdecode(b"caf\\xe9")\nresults = [(name, [(0, 0.75)], None), (name, None, "no image")]\n'
+            'print([show(results, [name], style) for style in ("table", "csv", "json")])')
+    process = run('-c', code, env=dict(os.environ, PYTHONIOENCODING='utf-8:strict'))    # a locale like en_US.UTF-8
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split('\n')[:5] == [r'caf\udce9', r'  caf\udce9   75.00 %', 'file,class_1,probability_1',
+                                              r'caf\udce9,caf\udce9,0.750000', process.stdout.split('\n')[4]]
+    assert r'"file": "caf\udce9"' in process.stdout and process.stdout.endswith('[1, 1, 1]\n')
+    assert process.stderr == 'warning: caf\\udce9: no image\n' * 3
 
 
 def test_imagenets_names_are_for_checkpoints_without_a_list(tmp_path):
