@@ -6,7 +6,6 @@ of any epoch can be made without the steps before it. Neither the number of thre
 over processes changes a byte.
 """
 import collections
-import errno
 import hashlib
 import os
 import sys
@@ -16,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from src.errors import UserError
+from src.errors import UserError, one_line
 from src.input.draws import COLOR, CROP, REPLACEMENT, epoch_order, uniforms
+from src.input.folders import look_alike, scan
 from src.input.image import CROP_DRAWS, decode, random_resized_crop, resize_centre_crop
 from src.input.reading import read
 
-EXTENSIONS = ('.jpeg', '.jpg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
 AHEAD = 2       # number of batches that are prepared beyond the one that the consumer waits for
 # This number of bad images is allowed whatever the share of max_bad_images is. In a data set of fewer than a hundred
 # images one broken file is more than 1 % already, and a person can look at three warnings.
@@ -55,8 +54,10 @@ def create_dataset(dataset_path, config, training, class_names=None):
     names = sorted(folders) if class_names is None else list(class_names)
     unknown = sorted(set(folders) - set(names))
     if unknown:
-        raise UserError('%s is not among the %d classes of the training: remove or rename that folder'
-                        % (os.path.join(dataset_path, unknown[0]), len(names)))
+        alike = look_alike(unknown[0], names)
+        raise UserError('%s is not among the %d classes of the training%s: remove or rename that folder'
+                        % (os.path.join(dataset_path, unknown[0]), len(names),
+                           ', it is written as %a and the class as %a' % (unknown[0], alike) if alike else ''))
     if len(names) > config.num_classes:
         raise UserError('%s has %d classes, more than num_classes %d: set --num_classes %d'
                         % (dataset_path, len(names), config.num_classes, len(names)))
@@ -276,7 +277,7 @@ class ImageFolder:
         with self._lock:
             if path not in self.skipped:
                 self.skipped[path] = reason
-                print('warning: %s: %s' % (path, reason), file=sys.stderr, flush=True)
+                print('warning: %s: %s' % (one_line(path), reason), file=sys.stderr, flush=True)
         return None
 
     def _buffer(self, size):
@@ -349,73 +350,3 @@ def _finished(pending):
         row.result()
     pending.popleft()       # Only now, because until here `batches` must cancel the rows if waiting fails.
     return batch
-
-
-def scan(path):
-    """List the images of a data set.
-
-    Args:
-        path: folder that holds one folder for each class. Hidden entries and other files are ignored.
-
-    Returns:
-        ({class name: sorted list of file names}, number of ignored entries). The classes are sorted by name.
-
-    Raises:
-        UserError: `path` is not a readable folder, holds no class folder, or holds a class without images.
-    """
-    if not os.path.exists(path):
-        raise UserError('the data set %s does not exist: '
-                        'give a folder with one folder of images per class' % path)
-    if not os.path.isdir(path):
-        raise UserError('the data set %s is a file: '
-                        'give a folder with one folder of images per class' % path)
-    try:
-        with os.scandir(path) as entries:
-            entries = list(entries)
-        classes = sorted(entry.name for entry in entries if _is_folder(entry) and not entry.name.startswith('.'))
-        folders, ignored = {}, len(entries) - len(classes)
-        for name in classes:
-            folders[name], others = list_images(os.path.join(path, name))
-            ignored += others
-    except OSError as error:
-        remedy = 'allow this user to read it' if error.errno in (errno.EACCES, errno.EPERM) else \
-            'make the file system work again, then start again'
-        raise UserError('%s cannot be read (%s): %s' % (error.filename, error.strerror, remedy))
-    if not folders:
-        raise UserError('the data set %s has no class folder: '
-                        'put the images into one folder per class' % path)
-    for name, files in folders.items():
-        if not files:
-            raise UserError('the class folder %s has no image (%s): add images or remove the folder'
-                            % (os.path.join(path, name), ' '.join(EXTENSIONS)))
-    return folders, ignored
-
-
-def list_images(folder):
-    """List the entries of one folder that are images by their name, without hidden files.
-
-    Args:
-        folder: path of the folder.
-
-    Returns:
-        (sorted list of file names, number of the other entries).
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    with os.scandir(folder) as entries:
-        entries = list(entries)
-    # "Not a folder" instead of "a file": a link whose target is missing must be reported later, not ignored.
-    names = sorted(entry.name for entry in entries if entry.name.lower().endswith(EXTENSIONS)
-                   and not entry.name.startswith('.') and not _is_folder(entry))
-    return names, len(entries) - len(names)
-
-
-def _is_folder(entry):
-    """Whether an entry of os.scandir is a folder. A link that leads to itself is none; it is reported later."""
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return False
-        raise

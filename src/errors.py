@@ -1,6 +1,11 @@
 """A user's mistake becomes one sentence on stderr and an exit status, never a traceback."""
 
 
+def one_line(text):
+    """`text` with its line ends escaped: the name of a file may have some, and a sentence must stay one line."""
+    return text.replace('\r', '\\r').replace('\n', '\\n')
+
+
 class UserError(SystemExit):
     """A mistake that the user can mend. The sentence says what is wrong, where it is, and what to do.
 
@@ -12,5 +17,6 @@ class UserError(SystemExit):
     """
 
     def __init__(self, sentence):
+        sentence = one_line(sentence)
         super().__init__('error: %s' % sentence)
         self.sentence = sentence

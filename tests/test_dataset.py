@@ -351,6 +351,9 @@ def test_mistakes_about_classes(own_images):
         'error: %s has 3 classes, more than num_classes 2: set --num_classes 3' % own_images)
     assert sentence(own_images, training=False, class_names=['ant', 'cat']) == (
         'error: %s/bee is not among the 2 classes of the training: remove or rename that folder' % own_images)
+    assert sentence(own_images, training=False, class_names=['ant', 'cat', 'Bee']) == (
+        "error: %s/bee is not among the 3 classes of the training, it is written as 'bee' and the class as 'Bee': "
+        'remove or rename that folder' % own_images)
     os.makedirs(os.path.join(own_images, 'dog'))
     assert sentence(own_images) == (
         'error: the class folder %s/dog has no image (.jpeg .jpg .png .bmp .gif .webp .tif .tiff): '

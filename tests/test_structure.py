@@ -46,7 +46,7 @@ ROOMS = {
     'docs': 'configuration.md distributed.md exactness.md speed.md troubleshooting.md weights.md',
     'scripts': 'run_standalone_train_for_gpu.sh run_distribute_train_for_gpu.sh run_eval_for_gpu.sh run_tests.sh',
     'src': 'config.py dataset.py loss.py lr_generator.py errors.py files.py cli.py framework.py progress.py signals.py',
-    'src/input': 'image.py draws.py preprocess.py',
+    'src/input': 'folders.py reading.py image.py draws.py preprocess.py',
     'src/network': 'layers.py merge.py fold.py initialize.py build.py precision.py',
     'src/network/cpu': 'depthwise.py depthwise.cc',
     'src/checkpoints': 'checkpoint.py run_folder.py',

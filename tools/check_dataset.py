@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from tqdm import tqdm
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from src.dataset import scan
+from src.errors import one_line
 from src.files import write_text
+from src.input.folders import scan
 from src.input.image import verify
 from src.input.reading import read
 from src.startup import keep_output
@@ -50,7 +51,7 @@ def main():
         parser.error('--workers must be 1 or more, got %d' % flags.workers)
     bad, count, ignored = check(flags.folder, flags.workers)
     for file, reason in bad.items():
-        print('%s: %s' % (file, reason))
+        print('%s: %s' % (one_line(file), reason))
     print('%d image files, %d bad, %d other files ignored' % (count, len(bad), ignored))
     if flags.json:
         write_text(flags.json, json.dumps({'files': count, 'ignored': ignored, 'bad': bad}, indent=1),

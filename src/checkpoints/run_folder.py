@@ -3,6 +3,7 @@
 metrics.csv lies there too; src/training/monitor.py writes it.
 """
 import atexit
+import codecs
 import errno
 import fcntl
 import os
@@ -16,6 +17,7 @@ from src.checkpoints.checkpoint import REMEDY, load, restore
 from src.config import free_on_resume, nasnet_a_mobile_config_gpu
 from src.errors import UserError
 from src.files import remove_leftovers, whole_file, write_text
+from src.input.folders import look_alike
 from src.network.merge import join
 
 BEST = 'nasnet-a-mobile-best.ckpt'
@@ -205,20 +207,27 @@ def save_class_names(path, names):
 
 
 def load_class_names(path):
-    """The list that `save_class_names` wrote.
+    """The list that `save_class_names` wrote, also after an editor or a copy on Windows.
+
+    Such programs put a mark at the beginning, write UTF-16, end lines with CR and LF, or leave out the last line end.
 
     Raises:
         UserError: the file cannot be read, or is no list of different names.
     """
     try:
-        with open(path, encoding='utf-8', errors='surrogateescape', newline='\n') as file:
-            names = file.read().split('\n')
+        with open(path, 'rb') as file:
+            content = file.read()
     except OSError as error:
         raise UserError('the class list %s cannot be read (%s): give the one that training wrote'
                         % (path, error.strerror))
-    if names.pop() or not names or len(set(names)) < len(names) or '' in names:
-        raise UserError('%s is not a list of different class names, one a line: '
-                        'give the one that training wrote' % path)
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode('utf-16', 'replace') if wide else content.decode('utf-8', 'surrogateescape')
+    names = text.lstrip('\ufeff').replace('\r\n', '\n').rstrip('\n').split('\n')
+    lines = {}
+    for line, name in enumerate(names, 1):
+        if not name or lines.setdefault(name, line) != line:
+            raise UserError('%s is not a list of different class names, one a line (line %d is %s): give the one that '
+                            'training wrote' % (path, line, 'the same as line %d' % lines[name] if name else 'empty'))
     return names
 
 
@@ -284,9 +293,10 @@ def _differing_data(meta, dataset, other_images):
     names = meta.get('class_names', dataset.class_names)        # an older file holds only the number of images
     if names != dataset.class_names:
         there, here = sorted(set(names) - set(dataset.class_names)), sorted(set(dataset.class_names) - set(names))
+        show = repr if not any(look_alike(name, here) for name in there) else ascii
         return ['%d classes there, %d here; only there: %s; only here: %s'
-                % (len(names), len(dataset.class_names), ', '.join(there[:3]) or 'none',
-                   ', '.join(here[:3]) or 'none')]
+                % (len(names), len(dataset.class_names), ', '.join(map(show, there[:3])) or 'none',
+                   ', '.join(map(show, here[:3])) or 'none')]
     if other_images:
         return []
     files = dataset.describe()

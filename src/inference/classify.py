@@ -9,12 +9,12 @@ import numpy as np
 from src.checkpoints.checkpoint import load, network_config
 from src.cli import make_config, replace
 from src.config import without_auxiliary_head
-from src.dataset import EXTENSIONS, list_images
 from src.distributed.group import join
-from src.errors import UserError
+from src.errors import UserError, one_line
 from src.framework import Tensor
 from src.inference.class_names import class_names, probabilities, readable
 from src.inference.evaluation import inference_step
+from src.input.folders import EXTENSIONS, list_images
 from src.input.image import decode, resize_centre_crop
 from src.input.reading import read
 
@@ -119,7 +119,7 @@ def show(results, names, style):
     for file, best, reason in results:
         if best is None:
             failed += 1
-            print('warning: %s: %s' % (file, reason), file=sys.stderr, flush=True)
+            print('warning: %s: %s' % (one_line(file), reason), file=sys.stderr, flush=True)
         elif style == 'json':
             print(json.dumps({'file': file, 'classes': [{'class': names[k], 'label': k, 'probability': round(p, 6)}
                                                         for k, p in best]}))
@@ -127,7 +127,7 @@ def show(results, names, style):
             writer.writerow([file] + [value for k, p in best for value in (names[k], '%.6f' % p)])
         else:
             width = max(len(names[k]) for k, _ in best)
-            print(file)
+            print(one_line(file))
             for k, p in best:
                 print('  %-*s  %6.2f %%' % (width, names[k], 100 * p))
     return failed

@@ -205,17 +205,38 @@ def test_a_run_resumes_only_from_its_own_checkpoints():
 
 def test_a_class_list_comes_back_as_it_was(tmp_path):
     path = str(tmp_path / 'classes.txt')
-    for classes in (['n01440764', 'mit Leerzeichen', 'größer\u2028猫\r'], ['one']):
+    for classes in (['n01440764', 'mit Leerzeichen', ' größer\u2028\x85猫\udce9\t'], ['one']):
         save_class_names(path, classes)
         assert load_class_names(path) == classes
     assert os.listdir(str(tmp_path)) == ['classes.txt']
 
 
-@pytest.mark.parametrize('text', ['', '\n', 'a\na\n', 'a\n\nb\n', 'a\nb'])
-def test_a_file_that_is_no_class_list_is_named(tmp_path, text):
+@pytest.mark.parametrize('content', [
+    'café\r\n猫\r\n'.encode(), b'\xef\xbb\xbf' + 'café\n猫\n'.encode(), 'café\n猫'.encode(), 'café\n猫\n\n'.encode(),
+    b'\xef\xbb\xbf' + 'café\r\n猫'.encode(), 'café\r\n猫\r\n'.encode('utf-16'),
+    b'\xfe\xff' + 'café\n猫'.encode('utf-16-be')])
+def test_a_class_list_comes_back_from_windows(tmp_path, content):
+    (tmp_path / 'classes.txt').write_bytes(content)
+    assert load_class_names(str(tmp_path / 'classes.txt')) == ['café', '猫']
+
+
+@pytest.mark.parametrize('text,fault', [('', 'line 1 is empty'), ('\n', 'line 1 is empty'),
+                                        ('a\n\nb\n', 'line 2 is empty'), ('a\nb\na\n', 'line 3 is the same as line 1')])
+def test_a_file_that_is_no_class_list_is_named(tmp_path, text, fault):
     (tmp_path / 'classes.txt').write_text(text)
-    with pytest.raises(UserError, match='classes.txt is not a list of different class names'):
+    with pytest.raises(UserError, match=r'classes.txt is not a list of different class names, .* \(%s\): give' % fault):
         load_class_names(str(tmp_path / 'classes.txt'))
+
+
+def test_names_of_classes_that_look_the_same_are_told_apart():
+    config = small_config()
+    images = SimpleNamespace(num_images=32, class_names=['cafe\u0301', '猫'], describe=lambda: '32 images')
+    there = Checkpoint('a.ckpt', {}, {'config': vars(config), 'images': 32, 'epoch': 3, 'sums': [1, 2.0, 3.0],
+                                      'class_names': ['caf\xe9', '猫']})
+    with pytest.raises(UserError, match=r"only there: 'caf\\xe9'; only here: 'cafe\\u0301'\): set the same"):
+        resume(there, config, images, False, None)
+    with pytest.raises(UserError, match=r"only there: '狗'; only here: 'cafe\u0301'\): set the same"):
+        resume(there._replace(meta=dict(there.meta, class_names=['狗', '猫'])), config, images, False, None)
 
 
 def test_a_class_list_that_cannot_be_read_or_written_is_named(tmp_path):

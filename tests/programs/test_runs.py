@@ -79,7 +79,7 @@ def test_renamed_classes_are_refused(images, trained, tmp_path):
     for more in ([], ['--other_images', 'True']):
         process = train(renamed, trained, '--resume', 'auto', '--epoch_size', 2, *more)
         assert process.returncode == 1 and process.stderr.count('\n') == 1
-        assert '4 classes there, 4 here; only there: class 0; only here: z class 0' in process.stderr
+        assert '4 classes there, 4 here; only there: \'class 0\'; only here: \'z class 0\'' in process.stderr
     assert (trained / 'classes.txt').read_text() == before
 
 
