@@ -50,7 +50,7 @@ def create_dataset(dataset_path, config, training, class_names=None):
         UserError: the folder does not exist, has no classes or cannot be read; a class has no images; there are
             too many or unknown classes; a training has fewer images than one step needs.
     """
-    folders, ignored = scan(dataset_path)
+    folders, ignored = scan(dataset_path, shown=config.rank == 0)
     names = sorted(folders) if class_names is None else list(class_names)
     unknown = sorted(set(folders) - set(names))
     if unknown:

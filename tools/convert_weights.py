@@ -15,6 +15,7 @@ from src.checkpoints.checkpoint import save
 from src.convert.foreign import FORMATS, read_weights
 from src.convert.names import from_foreign
 from src.errors import UserError
+from src.progress import Progress
 from src.startup import keep_output
 
 
@@ -34,13 +35,14 @@ def convert(source, kind, output, key=None):
         raise UserError('%s does not end in .ckpt: choose another --output' % output)
     if not os.path.isdir(os.path.dirname(output) or '.'):
         raise UserError('the folder of %s does not exist: choose another --output' % output)
-    kind, arrays = read_weights(source, kind, key)
-    try:
-        arrays, config, remarks = from_foreign(kind, arrays)
-    except UserError as error:
-        raise UserError('%s: %s' % (source, error.sentence))
-    save(output, arrays, {'config': config, 'source': '%s (%s)' % (os.path.basename(source), kind)},
-         'choose another --output')
+    with Progress('converting %s' % source):
+        kind, arrays = read_weights(source, kind, key)
+        try:
+            arrays, config, remarks = from_foreign(kind, arrays)
+        except UserError as error:
+            raise UserError('%s: %s' % (source, error.sentence))
+        save(output, arrays, {'config': config, 'source': '%s (%s)' % (os.path.basename(source), kind)},
+             'choose another --output')
     for remark in remarks:
         print('note: %s' % remark)
     print('%s: %d tensors of %s weights, %s classes%s' % (

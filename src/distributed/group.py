@@ -20,6 +20,7 @@ from src.distributed.cpu_cluster import Cluster
 from src.errors import UserError
 from src.files import digest
 from src.framework import Tensor, mindspore, nn, ops, use_device, without_chatter
+from src.progress import Progress
 from src.versions import versions
 
 _MAY_DIFFER = ('rank', 'work_nums', 'ckpt_path')    # configuration keys that each rank may have its own value of
@@ -179,11 +180,12 @@ def join(platform, device_id=0, is_distributed=False):
     use_device(platform, place.local_rank, place.local_size or 1)
     atexit.register(_silence_farewell)
     try:
-        if platform == 'CPU' and place.launcher == 'mpirun':
-            Cluster(place).form(_init_quietly)
-            # MindSpore 1.10 numbers its ranks by arrival. Any numbering works, so the one that users see is taken.
-            return RankGroup(place.rank, mindspore.communication.get_group_size())
-        mindspore.communication.init('nccl' if platform == 'GPU' else None)
+        with Progress('joining a group of %d processes' % place.size, shown=place.rank == 0):
+            if platform == 'CPU' and place.launcher == 'mpirun':
+                Cluster(place).form(_init_quietly)
+                # MindSpore 1.10 numbers its ranks by arrival. Any numbering works, so the one that users see is taken.
+                return RankGroup(place.rank, mindspore.communication.get_group_size())
+            mindspore.communication.init('nccl' if platform == 'GPU' else None)
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError('the group of %d processes cannot be formed (%s): start again, or without '
                         '--is_distributed True' % (place.size, str(error).strip().split('\n')[0]))

@@ -17,6 +17,7 @@ from src.inference.evaluation import inference_step
 from src.input.folders import EXTENSIONS, list_images
 from src.input.image import decode, resize_centre_crop
 from src.input.reading import read
+from src.progress import COMPILING, Progress
 
 TOP = 5     # number of classes that are shown for an image
 
@@ -89,12 +90,14 @@ def classify(step, files, config):
         part = files[first:first + config.batch_size]
         batch = np.zeros((config.batch_size, config.image_size, config.image_size, 3), np.uint8)
         reasons = []
-        for row, file in enumerate(part):
-            image, reason = read(file, decode)
-            reasons.append(reason)
-            if image is not None:
-                batch[row] = resize_centre_crop(image, config.image_size)
-        shares = probabilities(step(Tensor(batch)).asnumpy())
+        # The results go to stdout, so this goes to stderr. It has an end before the caller prints them.
+        with Progress('classifying', len(files), 'images', first, '' if first else COMPILING, sys.stderr):
+            for row, file in enumerate(part):
+                image, reason = read(file, decode)
+                reasons.append(reason)
+                if image is not None:
+                    batch[row] = resize_centre_crop(image, config.image_size)
+            shares = probabilities(step(Tensor(batch)).asnumpy())
         for file, reason, row in zip(part, reasons, shares):
             best = np.argsort(-row, kind='stable')[:TOP]
             yield (file, None, reason) if reason else (file, [(int(k), float(row[k])) for k in best], None)

@@ -140,5 +140,6 @@ def _evaluate_checkpoint(flags, checkpoint, config, group):
     print('%d images, %d unreadable and left out, %.1f s with graph compilation, %.1f img/s'
           % (accuracy.images, accuracy.skipped, time.time() - start, accuracy.images_per_second))
     if report:
-        report.write(flags.report)
+        with Progress('writing the report'):
+            report.write(flags.report)
         print('report: %s' % flags.report)

@@ -19,6 +19,7 @@ from src.files import whole_file
 from src.framework import Tensor, mindspore, nn, use_device
 from src.network.build import build_network
 from src.network.fold import fold
+from src.progress import Progress
 
 # Largest allowed difference of a logit between the exported and the live network, where no logit is larger than 1.
 # Where one is, the difference may be as much larger: float32 has about seven digits, whatever the size of a number is.
@@ -57,9 +58,12 @@ def export_checkpoint(flags, given):
         raise UserError('%s cannot be written (%s): choose another --file_name' % (path, error.strerror))
     with whole_file(path, 'choose another --file_name') as unfinished, _temporary_folder() as folder:
         written = os.path.join(folder, 'network' + ending)
-        _export(folded, images, written, flags.file_format)
+        with Progress('exporting'):
+            _export(folded, images, written, flags.file_format)
         if flags.file_format != 'AIR':
-            compare(path, run_exported(written, images), network(Tensor(images)).asnumpy())
+            with Progress('comparing the file with the network'):
+                both = run_exported(written, images), network(Tensor(images)).asnumpy()
+            compare(path, *both)
         shutil.copyfile(written, unfinished)
     print('exported: %s' % path)
 

@@ -5,6 +5,7 @@ import sys
 import unicodedata
 
 from src.errors import UserError, one_line
+from src.progress import Progress
 
 EXTENSIONS = ('.jpeg', '.jpg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
 # What no person has made: the folders that file systems (ext4, Windows), archives (macOS) and network disks (Synology,
@@ -13,7 +14,7 @@ SYSTEM_FOLDERS = ('lost+found', '$recycle.bin', 'system volume information', '__
                   '#snapshot', '@recycle')
 
 
-def scan(path):
+def scan(path, shown=True):
     """List the images of a data set.
 
     What a person may have meant to be a part of the data set is named on stderr: images in folders inside a class
@@ -21,6 +22,7 @@ def scan(path):
 
     Args:
         path: folder that holds one folder for each class. Hidden entries, SYSTEM_FOLDERS and other files are ignored.
+        shown: whether the progress is shown.
 
     Returns:
         ({class name: sorted list of file names}, number of ignored entries). The classes are sorted by name.
@@ -42,11 +44,13 @@ def scan(path):
         broken = sorted(entry.path for entry in entries if entry.is_symlink() and not os.path.exists(entry.path)
                         and not _is_ignored(entry.name))
         folders, ignored, nested = {}, len(entries) - len(classes), []
-        for name in classes:
-            folders[name], others = list_images(os.path.join(path, name))
-            ignored += others
-            if others:
-                nested += nested_images(os.path.join(path, name))
+        with Progress('listing the images of %s' % path, len(classes), 'folders', shown=shown) as progress:
+            for name in classes:
+                folders[name], others = list_images(os.path.join(path, name))
+                ignored += others
+                if others:
+                    nested += nested_images(os.path.join(path, name))
+                progress.update()
     except OSError as error:
         remedy = 'allow this user to read it' if error.errno in (errno.EACCES, errno.EPERM) else \
             'make the file system work again, then start again'
