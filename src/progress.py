@@ -25,13 +25,13 @@ class Progress:
         unit: the parts in the plural, for example 'images'.
         done: number of parts that are done already.
         note: more words; `update` can change them.
-        stream: where lines go; None: to sys.stdout.
+        stream: where lines go; None: to sys.stderr, because the results of a program go to stdout.
         shown: False: nothing is shown, as on ranks other than 0.
     """
 
     def __init__(self, what, total=None, unit='', done=0, note='', stream=None, shown=True):
         self.what, self.total, self.unit, self.done, self.note = what, total, unit, done, note
-        self.stream = stream or sys.stdout
+        self.stream = stream or sys.stderr
         self.begin = self.printed = time.monotonic()
         self.first = None       # (time, parts that were done) after the first update, which may have compiled a graph
         terminal = _terminal() if shown else None

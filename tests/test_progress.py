@@ -43,7 +43,7 @@ def test_the_bar_goes_only_to_the_terminal_and_its_clock_does_not_stand_still(te
         work.update(50, 'top-1 62.50%')
         time.sleep(0.6)
         work.print('a line')
-    bar, printed = shown(terminal), capsys.readouterr().out
+    bar, printed = shown(terminal), capsys.readouterr().err
     assert re.search(r'evaluating:   0%\|.*\| 0/200 \[00:01<\?, \? images/s, compiling\]', bar)
     assert re.search(r'evaluating:  25%\|.*\| 50/200 \[00:0\d<.* images/s, top-1 62\.50%\]', bar)
     assert bar.endswith('\r')         # the bar has gone
@@ -59,7 +59,7 @@ def test_a_terminal_that_has_gone_is_no_error(monkeypatch, capsys):
         time.sleep(0.6)
         work.print('a line')
     os.close(terminal)
-    assert capsys.readouterr().out == 'a line\n'
+    assert capsys.readouterr().err == 'a line\n'
 
 
 def test_work_without_parts_shows_its_time_on_the_terminal(terminal):
@@ -77,7 +77,7 @@ def test_a_log_gets_a_line_when_nothing_was_printed_for_a_while(monkeypatch, cap
         time.sleep(0.5)
         work.update(50)
         time.sleep(1.5)
-    first, second, *more = capsys.readouterr().out.split('\n')
+    first, second, *more = capsys.readouterr().err.split('\n')
     assert first == 'evaluating: 0/200 images, compiling, 00:00:01 so far' and second == 'another line'
     assert re.match(r'evaluating: 100/200 images, top-1 62\.50%, 00:00:0\d so far, about 00:00:0\d left$', more[0])
 
@@ -102,12 +102,12 @@ def test_nothing_goes_on_after_an_error(monkeypatch):
 
 def test_a_closed_pipe_is_no_error():
     code = ('import time; from src import progress; progress.SILENCE = 0\n'
-            'with progress.Progress("evaluating", 2, "images"): time.sleep(2.5)\nprint("end", file=sys.stderr)')
-    process = subprocess.Popen([sys.executable, '-c', 'import sys; ' + code], cwd=ROOT, stdout=subprocess.PIPE,
+            'with progress.Progress("evaluating", 2, "images"): time.sleep(2.5)\nprint("end")')
+    process = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, universal_newlines=True)
-    process.stdout.close()
-    assert process.stderr.read() == 'end\n' and process.wait() == 0
     process.stderr.close()
+    assert process.stdout.read() == 'end\n' and process.wait() == 0
+    process.stdout.close()
 
 
 @pytest.mark.parametrize('seconds,text', [(59.9, '00:00:59'), (3661, '01:01:01'), (93784, '1d 02:03:04')])

@@ -90,8 +90,7 @@ def classify(step, files, config):
         part = files[first:first + config.batch_size]
         batch = np.zeros((config.batch_size, config.image_size, config.image_size, 3), np.uint8)
         reasons = []
-        # The results go to stdout, so this goes to stderr. It has an end before the caller prints them.
-        with Progress('classifying', len(files), 'images', first, '' if first else COMPILING, sys.stderr):
+        with Progress('classifying', len(files), 'images', first, '' if first else COMPILING):
             for row, file in enumerate(part):
                 image, reason = read(file, decode)
                 reasons.append(reason)

@@ -49,7 +49,7 @@ class EvalStep(nn.Cell):
         return self
 
 
-def evaluate(step, dataset, group=Group(), see=None):
+def evaluate(step, dataset, group=Group(), see=None, stream=None):
     """Run an EvalStep over a data set -> Accuracy; top1 and top5 are shares from 0 to 1.
 
     Every rank evaluates its share of the images, and all ranks get the accuracy over all of them.
@@ -57,6 +57,7 @@ def evaluate(step, dataset, group=Group(), see=None):
     Args:
         see: called for each batch with (position of its first row among this rank's rows, Batch, logits (N, K)
             float32 array); None: not called.
+        stream: where the progress goes in a log, see `Progress`.
 
     Raises:
         UserError: logits are not finite; the file system fails; no image could be read, or more images are bad than
@@ -65,7 +66,7 @@ def evaluate(step, dataset, group=Group(), see=None):
     correct, images, start = np.zeros(2, np.int64), 0, time.time()
     step.set_train(False)
     with Progress('evaluating', dataset.images_of_rank(), 'images' + ' of rank 0' * (group.size > 1), note=COMPILING,
-                  shown=group.rank == 0) as progress:
+                  stream=stream, shown=group.rank == 0) as progress:
         for number, batch in enumerate(dataset.batches(0)):
             logits = step(Tensor(batch.images)).asnumpy()
             if not np.isfinite(logits).all():

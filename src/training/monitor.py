@@ -3,6 +3,7 @@ import csv
 import io
 import math
 import os
+import sys
 import time
 
 import numpy as np
@@ -59,7 +60,7 @@ class Monitor:
         """
         self.sums = tuple(sums)
         self.progress = Progress('epoch %d/%d' % (epoch, self.epochs), self.steps, 'steps', self.sums[0],
-                                 '' if self.clock else COMPILING, shown=self.metrics is not None)
+                                 '' if self.clock else COMPILING, sys.stdout, shown=self.metrics is not None)
         return self.progress
 
     def step(self, epoch, step, loss, norm, learning_rate):

@@ -220,10 +220,10 @@ class Trainer:
         """Accuracy on the validation images, with the moving averages if there are any."""
         paused, average = time.time(), self.train_step.average
         if average is None:
-            accuracy = evaluate(self.eval_step, self.validation, self.group)
+            accuracy = evaluate(self.eval_step, self.validation, self.group, stream=sys.stdout)
         else:
             with average.applied():
-                accuracy = evaluate(self.eval_step, self.validation, self.group)
+                accuracy = evaluate(self.eval_step, self.validation, self.group, stream=sys.stdout)
         self.monitor.pause(time.time() - paused)
         return accuracy
 
