@@ -113,6 +113,23 @@ def training_config(*layers):
     return config
 
 
+def require_batch_statistics(config):
+    """UserError if a BatchNorm that is trained would see only one value of each channel: it has no variance.
+
+    That is so where a batch has one image and the map one pixel: at the end of the auxiliary head, whatever the size
+    of the images is, and in the last cells for images below 35 pixels. Gradients of several batches do not help.
+    """
+    if config.batch_size > 1:
+        return
+    if config.aux_factor:
+        raise UserError('with batch_size 1, BatchNorm has no variance in the auxiliary head: set --batch_size 2 or '
+                        'more, or --aux_factor 0')
+    # The first convolution makes (S - 1) // 2 of S pixels, and four reductions halve that and round up.
+    if (config.image_size - 1) // 2 <= 16 and config.freeze == 'none':
+        raise UserError('with batch_size 1 and image_size %d, BatchNorm has no variance in the last cells: set '
+                        '--batch_size 2 or more, or --image_size 35 or more' % config.image_size)
+
+
 def replace(config, **values):
     """A new Config with some values changed; `config` stays as it is. Raises what `make_config` raises."""
     return make_config(vars(config), values)

@@ -1,10 +1,14 @@
 """The configuration: the keys and defaults that users rely on, and the answers to mistakes."""
+import numpy as np
 import pytest
 
 import train
-from src.cli import make_config, replace
+from nasnet_a_mobile import NASNetAMobile
+from src.cli import make_config, replace, require_batch_statistics
 from src.config import nasnet_a_mobile_config_gpu, presets, ranges
 from src.errors import UserError
+from src.framework import Tensor, mindspore
+from tests.helpers import SMALL
 
 PROMISED = {
     'random_seed': 1, 'rank': 0, 'group_size': 1, 'work_nums': 8, 'epoch_size': 500, 'keep_checkpoint_max': 100,
@@ -74,6 +78,26 @@ def test_wrong_values_are_one_sentence(values, sentence):
     with pytest.raises(UserError, match='^error: ') as stopped:
         make_config(values)
     assert sentence in str(stopped.value)
+
+
+def test_a_batch_of_one_image_is_refused_where_batch_norm_sees_one_value():
+    for values, remedy in (({}, '--aux_factor 0'), ({'accumulation_steps': 8}, '--aux_factor 0'),
+                           ({'freeze': 'backbone'}, '--aux_factor 0'),
+                           ({'aux_factor': 0.0, 'image_size': 34}, '--image_size 35 or more')):
+        with pytest.raises(UserError, match='with batch_size 1.* has no variance .*%s' % remedy):
+            require_batch_statistics(make_config({'batch_size': 1}, values))
+        require_batch_statistics(make_config({'batch_size': 2}, values))
+    for values in ({'image_size': 35}, {'image_size': 34, 'freeze': 'backbone'}):
+        require_batch_statistics(make_config({'batch_size': 1, 'aux_factor': 0.0}, values))
+
+
+@pytest.mark.parametrize('size,side', [(32, 1), (34, 1), (35, 2)])
+def test_below_35_pixels_the_last_map_is_one_pixel(size, side):
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    network, shapes = NASNetAMobile(2, None, **SMALL), []
+    network.chain[-1].register_forward_hook(lambda cell, inputs, output: shapes.append(output.shape))
+    network(Tensor(np.zeros((1, 3, size, size), np.float32)))
+    assert [shape[2:] for shape in shapes] == [(side, side)]
 
 
 def test_a_configuration_is_only_read():

@@ -94,7 +94,8 @@ def restore(checkpoint, network, weights=None, new_classes=False):
         Sorted names of the parameters that were kept.
 
     Raises:
-        UserError: there are no moving averages, or a parameter is missing, unknown or of another shape; it is named.
+        UserError: there are no moving averages, or a parameter is missing, unknown, of another shape or not finite; it
+            is named.
     """
     arrays = _weights_of(checkpoint, weights)
     values = plain_values(network)
@@ -135,6 +136,9 @@ def _require_fit(path, arrays, wanted):
             hint = 'set --num_classes %d' % array.shape[0] if name.startswith('classifier.') else remedy
             raise UserError('%s does not fit: %s is %s %s there, %s float32 in this network; %s'
                             % (path, name, array.shape, array.dtype, shape, hint))
+        if not np.isfinite(array).all():
+            raise UserError('%s has values that are not finite in %s: it is of a run that has diverged; use an earlier '
+                            'checkpoint' % (path, name))
 
 
 def network_config(checkpoint):

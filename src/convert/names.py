@@ -62,7 +62,8 @@ def from_foreign(kind, arrays):
         A Keras file may be without a classifier. Then the result has no classifier either.
 
     Raises:
-        UserError: tensors are missing, left over or of another shape. The message lists all of them.
+        UserError: tensors are missing, left over or of another shape. The message lists all of them. Or a value is
+            not finite.
     """
     arrays, remarks = _with_usual_names(kind, arrays)
     config, network = _network_of(kind, arrays)
@@ -79,6 +80,10 @@ def from_foreign(kind, arrays):
                 (('missing: %s', missing), ('of another shape: %s', misfits), ('left over: %s', surplus)) if names]
     if problems:
         raise UserError(NOT_NASNET % '; '.join(problems))
+    broken = sorted(sources[name] for name, array in found.items() if not np.isfinite(array).all())
+    if broken:
+        raise UserError('%d tensors have values that are not finite in float32, the first is %s: take the weights of '
+                        'an earlier epoch, or check the download' % (len(broken), broken[0]))
     if unused:
         remarks.append('%d tensors that only the training needs were left out' % len(unused))
     return found, config, remarks
@@ -137,7 +142,8 @@ def _matching(kind, arrays, wanted, sources):
             array = array[1:]       # Class 0 of TF-Slim is the background. No image belongs to it.
         if array.shape != shape:
             misfits.append('%s is %s, not %s' % (source, array.shape, shape))
-        found[name] = np.ascontiguousarray(array, np.float32)
+        with np.errstate(over='ignore'):        # what is too large becomes infinite, and `from_foreign` looks for that
+            found[name] = np.ascontiguousarray(array, np.float32)
     return found, misfits
 
 

@@ -36,14 +36,17 @@ class Monitor:
             of this program wrote rows without the two columns about the validation images; they stay empty.
         mean: function of a float32 vector, the losses of this rank -> their means over all ranks. All ranks must
             then call `step`, `epoch_sums` and `end_epoch` in the same order.
+        loss_scale: the fixed loss scale, or 0 for a dynamic one.
 
     Attributes:
         checkpoint: path of the last checkpoint that was written, or None.
     """
 
-    def __init__(self, folder, epochs, steps, images, log_steps, rows=(), mean=lambda losses: losses):
+    def __init__(self, folder, epochs, steps, images, log_steps, rows=(), mean=lambda losses: losses,
+                 loss_scale=1):
         self.metrics = folder and os.path.join(folder, METRICS)
         self.epochs, self.steps, self.images, self.log_steps, self.mean = epochs, steps, images, log_steps, mean
+        self.loss_scale = loss_scale
         self.rows = [list(row[:IMAGES]) + [''] * (len(COLUMNS) - len(row)) + list(row[IMAGES:]) for row in rows]
         self.waiting = []                # (epoch, step, loss, norm, learning rate) of steps that were not read yet
         self.checkpoint = None
@@ -152,9 +155,13 @@ class Monitor:
         for (epoch, step, _, norm, rate), loss in zip(self.waiting, self.mean(losses) if self.waiting else ()):
             self.loss, norm = float(loss), float(norm.asnumpy())
             if not math.isfinite(self.loss) or not math.isfinite(norm):
+                # A loss that is finite has gradients that are not if the scale lets them overflow.
+                overflow = math.isfinite(self.loss) and self.loss_scale > 1
                 raise UserError('training has diverged in epoch %d, step %d: loss %g, gradient norm %g, learning rate '
-                                '%g; the last good checkpoint is %s; start a new run with a lower --lr_init, from it '
-                                'by --pretrained' % (epoch, step, self.loss, norm, rate, self.checkpoint or 'none'))
+                                '%g, loss scale %s; the last good checkpoint is %s; start a new run with a lower %s'
+                                % (epoch, step, self.loss, norm, rate, self.loss_scale or 'dynamic',
+                                   self.checkpoint or 'none', ('--loss_scale (0: dynamic)' if overflow else '--lr_init')
+                                   + ', from it by --pretrained' * bool(self.checkpoint)))
             self.sums = (self.sums[0] + 1, self.sums[1] + self.loss, self.sums[2] + norm)
         self.waiting = []
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from src.checkpoints import run_folder
 from src.checkpoints.checkpoint import arrays_of, load, network_config, restore, save
-from src.cli import training_config
+from src.cli import require_batch_statistics, training_config
 from src.config import presets
 from src.dataset import create_dataset
 from src.distributed.group import failing_for_all, join
@@ -39,6 +39,7 @@ def train(flags, given):
     network = network_config(pretrained) if pretrained else {}
     network.pop('num_classes', None)        # the data may have other classes
     config = training_config(presets[flags.preset], network, given)
+    require_batch_statistics(config)
     group = join(flags.platform, flags.device_id, flags.is_distributed)
     with failing_for_all(group):
         trainer = Trainer(flags, group.configure(config), group, pretrained)
@@ -89,7 +90,7 @@ class Trainer:
         self.folder = self._open_folder()
         self.monitor = Monitor(config.ckpt_path if group.rank == 0 else None, config.epoch_size, self.steps,
                                config.batch_size * config.accumulation_steps * group.size, config.log_steps,
-                               self.position.rows, group.mean)
+                               self.position.rows, group.mean, config.loss_scale)
         self.monitor.checkpoint = self.position.path
         self._print_start()
 

@@ -149,6 +149,15 @@ def test_values_that_are_not_finite_are_not_written(tmp_path):
     assert os.listdir(str(tmp_path)) == []
 
 
+def test_values_that_are_not_finite_are_not_taken(network, tmp_path):
+    path = str(tmp_path / 'foreign.ckpt')
+    arrays = plain_values(network)
+    arrays['classifier.weight'][0, 0] = np.inf
+    mindspore.save_checkpoint([{'name': name, 'data': Tensor(array)} for name, array in arrays.items()], path)
+    with pytest.raises(UserError, match='foreign.ckpt has values that are not finite in classifier.weight: it is of a'):
+        restore(load(path), network)
+
+
 def test_the_network_of_a_checkpoint_is_known(saved, tmp_path):
     assert network_config(load(saved)) == {'num_classes': 4}
     path = str(tmp_path / 'foreign.ckpt')

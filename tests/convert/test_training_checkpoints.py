@@ -80,6 +80,16 @@ def test_bfloat16_has_the_same_values_in_float32(tmp_path):
     assert arrays['weight'].dtype == np.float32
 
 
+@pytest.mark.parametrize('value', [np.nan, -np.inf, 1e300])
+def test_weights_that_are_not_finite_are_named(port, value):
+    arrays = dict(port)
+    name = sorted(name for name in arrays if name.endswith('running_var'))[0]
+    arrays[name] = np.full(arrays[name].shape, value, np.float64)
+    with pytest.raises(UserError, match='^error: 1 tensors have values that are not finite in float32, the first is '
+                                        '%s: take the weights of an earlier epoch, or check the download$' % name):
+        from_foreign('pytorch', arrays)
+
+
 one = {'weight': Tensor(np.ones(3, np.float32))}
 UNCLEAR = [({'epoch': 1, 'args': 'x'}, None, 'it has no state dict; the keys there are: epoch, args'),
            ({'args': argparse.Namespace()}, None, 'refers to argparse.Namespace, which is no part of a state dict'),

@@ -32,6 +32,7 @@ MISTAKES = [
     (TRAIN + ' --batch_size -1', 'batch_size must be 1 or more'),
     (TRAIN + ' --batch_size 0', 'batch_size must be 1 or more'),
     (TRAIN + ' --batch_size 100', 'lower --batch_size'),
+    (TRAIN + ' --batch_size 1', 'set --batch_size 2 or more, or --aux_factor 0'),
     (TRAIN + ' --accumulation_steps 0', 'accumulation_steps must be 1 or more'),
     (TRAIN + ' --accumulation_steps 2', 'fewer than a step of 16'),
     (TRAIN + ' --amp_level O1', 'amp_level must be O0 or O2 or O3'),

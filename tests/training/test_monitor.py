@@ -51,6 +51,15 @@ def test_a_diverged_run_ends_before_its_checkpoint(tmp_path, loss, norm):
         monitor.epoch_sums()
 
 
+@pytest.mark.parametrize('loss,scale,remedy', [(1, 2 ** 20, r'--loss_scale \(0: dynamic\)'), (1, 1, '--lr_init'),
+                                               (np.nan, 2 ** 20, '--lr_init'), (1, 0, '--lr_init')])
+def test_gradients_that_overflow_are_blamed_on_a_fixed_loss_scale(tmp_path, loss, scale, remedy):
+    monitor = Monitor(str(tmp_path), epochs=1, steps=9, images=8, log_steps=9, loss_scale=scale)
+    monitor.begin_epoch(1)
+    with pytest.raises(UserError, match='checkpoint is none; start a new run with a lower %s$' % remedy):
+        monitor.step(1, 1, number(loss), number(np.inf), 0.1)
+
+
 def test_other_ranks_show_and_write_nothing(capsys):
     monitor = Monitor(None, epochs=1, steps=1, images=8, log_steps=1)
     with monitor.begin_epoch(1):
