@@ -39,6 +39,8 @@ def export_checkpoint(flags, given):
     if flags.file_format == 'AIR' and flags.platform != 'Ascend':
         raise UserError('AIR is written only by a MindSpore build for Ascend: use --platform Ascend there, or '
                         '--file_format MINDIR or ONNX')
+    if not os.path.basename(flags.file_name):
+        raise UserError('--file_name %s is a folder: give the name of a file in it' % flags.file_name)
     checkpoint = load(flags.ckpt_file)
     config = make_config(without_auxiliary_head, network_config(checkpoint), {'batch_size': 1}, given)
     # A MINDIR or ONNX file does not depend on the device. The comparison does: a GPU may round to TF32.

@@ -55,6 +55,12 @@ def test_without_a_temporary_folder_is_one_sentence(checkpoint, tmp_path, monkey
     assert os.listdir(str(tmp_path)) == []
 
 
+def test_a_folder_is_no_name(checkpoint, tmp_path):
+    with pytest.raises(UserError, match='--file_name .*/new/ is a folder: give the name of a file in it'):
+        export(checkpoint, str(tmp_path / 'new') + os.sep)
+    assert os.listdir(str(tmp_path)) == []
+
+
 def test_the_difference_is_compared_with_the_largest_logit():
     logits = np.float32([[0.5, -1140]])
     compare('net.onnx', logits + np.float32([[0, 0.1]]), logits)

@@ -72,6 +72,21 @@ def test_output_is_shown_and_logged_and_the_status_kept(project, name, status):
     assert (project / 'scripts' / (program + '.log')).read_text() == result.stdout
 
 
+@pytest.mark.needs('git')
+def test_a_checkout_of_windows_keeps_the_line_ends(project, tmp_path):
+    shutil.copy(os.path.join(ROOT, '.gitattributes'), str(project))
+    (project / 'a.npz').write_bytes(b'binary\n')
+    me = ['-c', 'user.name=x', '-c', 'user.email=x@localhost']
+    for words in (['init', '-q'], ['add', '.'], me + ['commit', '-qm', 'x']):
+        subprocess.check_call(['git', '-C', str(project)] + words)
+    clone = tmp_path / 'clone'
+    subprocess.check_call(['git', 'clone', '-q', '-c', 'core.autocrlf=true', '-c', 'core.eol=crlf', str(project),
+                           str(clone)])
+    for name in SCRIPTS + ['common.sh', 'process.sh']:
+        assert (clone / 'scripts' / name).read_bytes() == (project / 'scripts' / name).read_bytes()
+    assert (clone / 'a.npz').read_bytes() == b'binary\n'
+
+
 def test_platform_is_gpu_by_default(project):
     environment = {key: value for key, value in os.environ.items() if key != 'PLATFORM'}
     result = subprocess.run(['dash', str(project / 'scripts' / 'run_eval_for_gpu.sh')]

@@ -157,6 +157,42 @@ def test_a_disk_that_is_full_to_the_last_byte(image_folder, tmp_path, policy, st
     assert os.listdir(str(tmp_path)) == ['classes.txt']
 
 
+# Makes a folder like one on a network disk or in an object store: without modes, links, locks, flush and size.
+POOR_FILE_SYSTEM = '''
+import errno, fcntl, os, shutil
+from types import SimpleNamespace
+
+def refuse(module, name, number):
+    original = getattr(module, name)
+    def function(target, *arguments, **keywords):
+        number_of_file = target if isinstance(target, int) else getattr(target, 'fileno', int)()
+        path = os.readlink('/proc/self/fd/%d' % number_of_file) if number_of_file else str(target)
+        if path.startswith(FOLDER):
+            raise OSError(number, os.strerror(number))
+        return original(target, *arguments, **keywords)
+    setattr(module, name, function)
+
+for module, name, number in ((os, 'chmod', errno.EPERM), (os, 'fchmod', errno.EPERM), (os, 'link', errno.EPERM),
+                             (os, 'fsync', errno.EINVAL), (fcntl, 'flock', errno.ENOLCK)):
+    refuse(module, name, number)
+shutil.disk_usage = lambda path: SimpleNamespace(total=0, used=0, free=0)
+'''
+
+
+@pytest.mark.slow
+def test_a_file_system_that_can_do_little_keeps_a_run(image_folder, tmp_path):
+    folder = tmp_path / 'run'
+    (tmp_path / 'sitecustomize.py').write_text('FOLDER = %r\n' % str(folder) + POOR_FILE_SYSTEM)
+    process = run('train.py', '--dataset_path', image_folder / 'train', '--eval_dataset_path', image_folder / 'val',
+                  '--ckpt_path', folder, '--epoch_size', 1, *SMALL_FLAGS, '--image_size', 40, '--aux_factor', 0,
+                  env=dict(os.environ, PYTHONPATH=str(tmp_path)))
+    assert process.returncode == 0, process.stderr
+    assert re.match(r'warning: the file system of \S+ has no locks .*\n$', process.stderr), process.stderr
+    last, best = 'nasnet-a-mobile-rank0-1_4.ckpt', 'nasnet-a-mobile-best.ckpt'
+    assert set(os.listdir(str(folder))) >= {'classes.txt', 'metrics.csv', best, last}
+    assert load(str(folder / last)).meta['epoch'] == load(str(folder / best)).meta['epoch'] == 1
+
+
 @pytest.mark.slow
 def test_auto_does_not_start_again_if_all_checkpoints_are_damaged(image_folder, tmp_path):
     (tmp_path / 'nasnet-a-mobile-rank0-7_4.ckpt').write_text('damaged')
