@@ -25,6 +25,7 @@ AHEAD = 2       # number of batches that are prepared beyond the one that the co
 # This number of bad images is allowed whatever the share of max_bad_images is. In a data set of fewer than a hundred
 # images one broken file is more than 1 % already, and a person can look at three warnings.
 ALWAYS_ALLOWED = 3
+LARGE = 2 ** 26         # bytes of pixels; a thread keeps no memory for images that are larger
 REPLACEMENT_DRAWS = 64      # random files that are tried in the place of a bad one, before all files are tried in turn
 
 Batch = collections.namedtuple('Batch', 'images labels color valid')
@@ -281,7 +282,9 @@ class ImageFolder:
         return None
 
     def _buffer(self, size):
-        """Return a uint8 vector of at least `size` bytes, which this thread uses again for each image."""
+        """Return a uint8 vector of at least `size` bytes, which this thread uses again for each usual image."""
+        if size > LARGE:
+            return np.empty(size, np.uint8)
         if getattr(self._scratch, 'pixels', np.empty(0)).size < size:
             self._scratch.pixels = np.empty(size, np.uint8)
         return self._scratch.pixels

@@ -57,13 +57,14 @@ class Progress:
         if note is not None:
             self.note = note
 
-    def print(self, text):
-        """Print a line without disturbing the bar."""
+    def print(self, text, stream=None):
+        """Print a line without disturbing the bar, to another stream if one is given."""
+        stream = stream or self.stream
         with self.lock:
             self.printed = time.monotonic()
             self._draw(self.bar.clear)
-            self.stream.write(text + '\n')
-            self.stream.flush()
+            stream.write(text + '\n')
+            stream.flush()
             self._draw(self.bar.refresh)
 
     def close(self):
@@ -79,11 +80,11 @@ class Progress:
             self.bar.set_postfix_str(self.note, refresh=False)
             self._draw(self.bar.update, self.done - self.bar.n)
             self._draw(self.bar.refresh)
-            if time.monotonic() - self.printed >= SILENCE and not self.stream.isatty():
-                try:
+            try:
+                if time.monotonic() - self.printed >= SILENCE and not self.stream.isatty():
                     self.print(self._line())
-                except (OSError, ValueError):       # nobody reads the output any more
-                    return
+            except (OSError, ValueError):       # nobody reads the output any more
+                return
 
     def _draw(self, draw, *arguments):
         """Call a method of the bar, which is not drawn any more when the terminal has gone."""

@@ -201,7 +201,7 @@ def test_training_puts_another_file_in_the_place_of_a_bad_one(own_images, capsys
         np.testing.assert_array_equal(batch.color, good.color)
     paths = [os.path.join(own_images, name) for name in ('ant/6.jpg', 'bee/0.jpg', 'cat/9.jpg')]
     assert sorted(dataset.skipped) == paths
-    assert set(dataset.skipped.values()) == {'damaged JPEG header'}
+    assert set(dataset.skipped.values()) == {'truncated or corrupt JPEG (Truncated File Read)'}
     warnings = sorted(capsys.readouterr().err.splitlines())
     assert warnings == ['warning: %s: %s' % (path, dataset.skipped[path]) for path in paths]
 
@@ -243,6 +243,11 @@ def test_a_data_set_without_a_readable_file_is_an_error(tmp_path):
 
 def workers():
     return [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+
+
+def test_opencv_leaves_the_threads_to_the_data_set(images):
+    create_dataset(images, config(), True)
+    assert cv2.getNumThreads() == 1
 
 
 def test_leaving_early_ends_the_threads(images):

@@ -43,10 +43,10 @@ LONGEST_FILES = {'train.py': 80, 'eval.py': 80, 'export.py': 80, 'nasnet_a_mobil
 ROOMS = {
     '.': 'README.md README_CN.md CONTRIBUTING.md LICENSE pyproject.toml requirements.txt requirements-test.txt '
          'train.py eval.py export.py nasnet_a_mobile.py',
-    'docs': 'configuration.md distributed.md exactness.md speed.md troubleshooting.md weights.md',
+    'docs': 'configuration.md distributed.md exactness.md images.md speed.md troubleshooting.md weights.md',
     'scripts': 'run_standalone_train_for_gpu.sh run_distribute_train_for_gpu.sh run_eval_for_gpu.sh run_tests.sh',
     'src': 'config.py dataset.py loss.py lr_generator.py errors.py files.py cli.py framework.py progress.py signals.py',
-    'src/input': 'folders.py reading.py image.py draws.py preprocess.py',
+    'src/input': 'folders.py reading.py image.py plain.py draws.py preprocess.py',
     'src/network': 'layers.py merge.py fold.py initialize.py build.py precision.py',
     'src/network/cpu': 'depthwise.py depthwise.cc',
     'src/checkpoints': 'checkpoint.py run_folder.py',

@@ -1,28 +1,47 @@
 """From the bytes of one image file to a uint8 RGB array of the size that the network takes."""
+import contextlib
+import ctypes
 import io
+import logging
 import math
+import warnings
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, _imaging
+
+from src.input.plain import PNG_SIGNATURE, plain_jpeg, plain_png
 
 FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF')
-MAX_PIXELS = 89478485   # 256 MiB after decoding, Pillow's own bound. Even a small file may claim any size.
+MAX_PIXELS = 178956970  # 512 MiB after decoding, Pillow's own bound. Even a small file may claim any size.
+# Parts of the reasons for which TurboJPEG and simplejpeg refuse a JPEG that may be whole. Some damage gives the same
+# reasons, but then Pillow refuses the file too.
+NOT_FOR_TURBOJPEG = ('subsampling', 'KeyError', 'color conversion', 'JPEG process')
 ATTEMPTS = 10           # number of random crops that are tried before the centre is taken, as in torchvision
 CROP_DRAWS = 2 * ATTEMPTS + 3   # random numbers for one crop: two for each attempt, two for the place, one mirror
 
+# What Pillow and its libtiff have to say about a file is in the error that they raise, or says nothing about pixels.
+warnings.filterwarnings('ignore', module=r'PIL\b')
+logging.getLogger('PIL').addHandler(logging.NullHandler())
+with contextlib.suppress(AttributeError):       # Pillow may have been built without libtiff.
+    _libtiff = ctypes.CDLL(_imaging.__file__)
+    _libtiff.TIFFSetErrorHandler(None)
+    _libtiff.TIFFSetWarningHandler(None)
+
 
 def decode(data, buffer=None):
-    """Decode one image.
+    """Decode one image. Nothing else in this project decides whether a file is an image.
 
     The contents decide the format, and the file's name does not matter. A grey image gets three equal channels.
     Of 16 bits the upper 8 are kept. Transparency is dropped, so the colours under it show, as in torchvision's
     ImageFolder. The first frame of an animation is taken. EXIF rotation is ignored, as in all published ImageNet
-    training.
+    training. The orientation of a TIFF is a part of that format, and Pillow follows it.
 
-    Every damage that the JPEG decoder reports at all makes a JPEG unreadable. BMP, WebP and some TIFF files have no
-    checksum, so overwritten bytes in them can stay unnoticed.
+    A JPEG is read only if TurboJPEG decodes it without any warning about pixels. What is wrong in metadata or after
+    the pixels does not matter (src/input/plain.py). Some rare JPEGs are decoded by Pillow, because TurboJPEG does not
+    know their kind: unusual chroma subsampling and lossless compression. In these, and in BMP, WebP and some TIFF
+    files, overwritten bytes can stay unnoticed.
 
     Args:
         data: all bytes of a file.
@@ -33,44 +52,48 @@ def decode(data, buffer=None):
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: the data is not a complete image of a known format. The message says why in a few words.
+        ValueError: the data is not a complete image of a known format. The message says why, in one line, with the
+            words of the library that decodes it.
     """
     if not data:
         raise ValueError('empty file')
-    if not data.startswith(b'\xff\xd8'):
-        return _decode_with_pillow(data)
+    if data.startswith(b'\xff\xd8'):
+        return _decode_jpeg(data, buffer)
+    if data.startswith(PNG_SIGNATURE):
+        data = plain_png(data)
+    return _decode_with_pillow(data)
+
+
+def _decode_jpeg(data, buffer):
+    image, reason = _decode_strictly(data, buffer)
+    if image is None:
+        data = plain_jpeg(data)
+        image, reason = _decode_strictly(data, buffer)
+    if image is None and 'extraneous bytes before marker 0xd9' in reason:
+        image, _ = _decode_strictly(plain_jpeg(data, padding=False), buffer)
+    if image is None and any(part in reason for part in NOT_FOR_TURBOJPEG):
+        image = _decode_with_pillow(data)
+    if image is None:
+        raise ValueError('truncated or corrupt JPEG (%s)' % reason)
+    return image
+
+
+def _decode_strictly(data, buffer):
+    """Return (image, None), or (None, reason) if TurboJPEG has anything to say about a JPEG."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        raise ValueError('damaged JPEG header')
+    except Exception as error:      # also a KeyError, because simplejpeg has no name for 4:4:1
+        return None, _words(error)
     _check_size(height, width)
     inks = colorspace in ('CMYK', 'YCCK')
     try:
         pixels = None if buffer is None or inks else buffer(height * width * 3)
         image = simplejpeg.decode_jpeg(data, 'CMYK' if inks else 'RGB', strict=True, buffer=pixels)
     except ValueError as error:
-        raise ValueError('truncated or corrupt JPEG (%s)' % error)
+        return None, _words(error)
     # Adobe stores the inks inverted, and only Pillow knows this. So Pillow decodes the image again, after simplejpeg
     # has made sure that the file is complete.
-    return _decode_with_pillow(data) if inks else image
-
-
-def verify(data):
-    """Check that `decode` accepts an image. This takes half the time, because a JPEG is read at 1/8 scale in grey.
-
-    Args:
-        data: all bytes of a file.
-
-    Raises:
-        ValueError: the error that `decode` raises.
-    """
-    try:
-        if data.startswith(b'\xff\xd8'):
-            simplejpeg.decode_jpeg(data, 'GRAY', min_height=1, min_width=1, min_factor=8, strict=True)
-            return
-    except ValueError:
-        pass            # The JPEG is damaged, or its colours are inks. `decode` finds out which.
-    decode(data)
+    return (_decode_with_pillow(plain_jpeg(data)) if inks else image), None
 
 
 def _decode_with_pillow(data):
@@ -79,21 +102,37 @@ def _decode_with_pillow(data):
     except Image.DecompressionBombError:
         raise ValueError('more than %d pixels' % MAX_PIXELS)
     except Exception:       # On damaged files Pillow raises errors of nearly any type, here and below.
-        raise ValueError('not an image (%s)' % ', '.join(FORMATS))
+        raise ValueError(_why_not_opened(data))
     _check_size(image.height, image.width)
     deep = image.mode.startswith('I;16') or image.mode == 'I' and image.format == 'PNG'
     if image.mode in ('I', 'F') and not deep:
         raise ValueError('%s with 32-bit pixels of unknown range' % image.format)
     try:
-        if image.format == 'PNG':
-            Image.open(io.BytesIO(data), formats=FORMATS).verify()      # Only this checks checksums, not `load`.
         image.load()
         if deep:            # Pillow's convert would clip 16-bit values at 255 instead of scaling them.
             return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
         image.info.pop('transparency', None)
         return np.array(image.convert('RGB'))
-    except Exception:
-        raise ValueError('truncated or corrupt %s' % image.format)
+    except Exception as error:
+        raise ValueError('truncated or corrupt %s (%s)' % (image.format, _words(error)))
+
+
+def _why_not_opened(data):
+    """Say why Pillow opens no image. It asks all its readers, and keeps the reason of the right one to itself."""
+    for name in FORMATS:
+        reader, accepts = Image.OPEN[name]
+        if accepts(data[:16]):
+            try:
+                reader(io.BytesIO(data), '')
+            except Exception as error:
+                return 'truncated or corrupt %s (%s)' % (name, _words(error))
+    return 'not an image (%s)' % ', '.join(FORMATS)
+
+
+def _words(error):
+    """The message of an exception in one line, with its type where the message says little without it."""
+    words = ' '.join(str(error).split())
+    return words if ' ' in words else ('%s %s' % (type(error).__name__, words)).rstrip()
 
 
 def _check_size(height, width):

@@ -11,7 +11,6 @@ from PIL import Image
 
 from src.checkpoints.checkpoint import load
 from src.checkpoints.run_folder import list_checkpoints
-from src.input.image import decode, verify
 from tests.helpers import SMALL_FLAGS, run
 
 
@@ -61,25 +60,11 @@ def zoo(tmp_path):
     return tmp_path / 'zoo'
 
 
-@pytest.mark.parametrize('name', sorted(GOOD))
-def test_verifying_accepts_what_decoding_accepts(name):
-    verify(GOOD[name])
-    assert decode(GOOD[name]).shape[2] == 3
-
-
-@pytest.mark.parametrize('name', sorted(BAD))
-def test_verifying_refuses_what_decoding_refuses(name):
-    for function in (verify, decode):
-        with pytest.raises(ValueError):
-            function(BAD[name])
-
-
 def test_check_dataset_names_every_bad_file(zoo, tmp_path):
     process = run('tools/check_dataset.py', zoo, '--workers', 2, '--json', tmp_path / 'report.json')
     assert process.returncode == 1 and 'Traceback' not in process.stderr
     bad = set(BAD) | {'dangling link'}
-    named = {re.match(r'.*/animals/(.*)\.JPEG: .+', line).group(1) for line in process.stdout.split('\n')[:-2]}
-    assert named == bad
+    assert re.findall(r'^/.*/animals/(.*)\.JPEG: .+', process.stdout, re.M) == sorted(bad)
     assert process.stdout.strip().endswith('%d image files, %d bad, 1 other files ignored' % (len(GOOD) + len(bad),
                                                                                               len(bad)))
     report = json.loads((tmp_path / 'report.json').read_text())
