@@ -113,6 +113,22 @@ def use_device(platform, device_id=0, processes_here=1):
                         % (mindspore.__version__, platform, str(error).strip().split('\n')[0]))
 
 
+def use_deterministic_gradients():
+    """Let a GPU compute the gradients of convolutions by the algorithms of cuDNN that always add in the same order.
+
+    Call it after `use_device`. Whether the bits of a whole step then repeat, is not known.
+
+    Returns:
+        True; False: this MindSpore has no such setting.
+    """
+    if not hasattr(mindspore, 'device_context'):
+        return False
+    mindspore.device_context.gpu.op_tuning.conv_dgrad_algo('algo_1')
+    mindspore.device_context.gpu.op_tuning.conv_wgrad_algo('algo_1')
+    mindspore.set_deterministic(True)
+    return True
+
+
 def _require_gpu(device_id, processes_here):
     """The number of the GPU to use. The driver is asked, as MindSpore reports a missing GPU late and in obscure words.
 

@@ -54,7 +54,7 @@ ROOMS = {
     'src/training': 'trainer.py train_step.py optimizer.py loss_scale.py ema.py monitor.py flat.py',
     'src/inference': 'evaluation.py classify.py report.py export.py',
     'src/convert': 'foreign.py names.py',
-    'tools': 'check_dataset.py convert_weights.py crash_test.py make_demo_dataset.py',
+    'tools': 'check_dataset.py check_device.py convert_weights.py crash_test.py make_demo_dataset.py',
     'tools/benchmark': '__main__.py',
     'tools/golden': 'reference.npz make_golden.py compare.py draw.py',
     'tests/golden': 'make_sources.py'}

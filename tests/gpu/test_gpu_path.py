@@ -127,6 +127,18 @@ def test_variants_of_training(null_cuda, image_folder, tmp_path, flags):
 
 
 @pytest.mark.slow
+def test_check_device_says_no(null_cuda, tmp_path):
+    """Passing shows that tools/check_device.py runs with the platform GPU, and that wrong numbers make it say no."""
+    process = run('tools/check_device.py', '--only', 'logits', '--amp_level', 'O0', '--json', tmp_path / 'found.json',
+                  env=dict(os.environ, **null_cuda))
+    assert process.returncode == 1, process.stdout
+    assert process.stderr == 'error: 1 of 1 rows do not hold (logits, float32): see the table\n'
+    assert 'GPUs: 1' in process.stdout
+    row, = json.loads((tmp_path / 'found.json').read_text())['rows']
+    assert row['verdict'] == 'BROKEN' and not row['figures']['error'] <= 1e-2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('amp_level', choices['amp_level'])
 def test_calls_of_a_step_of_the_full_network(null_cuda, tmp_path, amp_level):
     """Passing shows that the full network compiles and trains at 224 pixels with batch 32, and how much work the host

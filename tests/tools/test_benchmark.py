@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from src.distributed.group import Group
 from src.errors import UserError
 from tests.helpers import ROOT
-from tools.benchmark import kernels, measures
+from tools.benchmark import kernels, measures, scaling
 from tools.benchmark.data import write_photographs
 from tools.benchmark.weights import like_trained
 
@@ -92,12 +93,20 @@ def test_peers(tmp_path):
 @pytest.mark.needs('mpirun')
 def test_scaling(tmp_path):
     program = os.path.join(BENCHMARK, 'scaling.py')
-    result = start(program, tmp_path, '--ranks', 1, 2, '--steps', 2, *TINY, *ONE_CELL)
+    result = start(program, tmp_path, '--ranks', 1, 2, '--steps', 2, '--json', 'figures.json', *TINY, *ONE_CELL)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.split('\n')
     rows = [line.split() for line in lines[2:4]]
     assert [row[0] for row in rows] == ['1', '2'] and all(float(row[1]) > 0 for row in rows), result.stdout
     assert rows[0][4] == '0%' and lines[4].startswith('estimate, not measured')
+    figures = json.loads((tmp_path / 'figures.json').read_text())
+    assert [row['processes'] for row in figures] == [1, 2] and figures[0]['efficiency'] == 1
+
+
+def test_a_wrong_sum_over_the_processes_is_said():
+    scaling.require_right_sum(Group())
+    with pytest.raises(UserError, match='the sum of 1 to 2 over 2 processes is 2 and not 3'):
+        scaling.require_right_sum(SimpleNamespace(rank=1, size=2, sum=lambda counts: counts))
 
 
 def test_a_profiler_that_fails_costs_no_timings(monkeypatch, capsys):
@@ -122,6 +131,17 @@ def test_why_kernels_are_not_counted(monkeypatch):
     monkeypatch.setattr(kernels.mindspore, 'Profiler', Profiler)
     with pytest.raises(kernels.NotCounted, match='no table'):
         kernels.count_kernels(lambda: None)
+    tables = {'op_type_info_0.csv': 'op_type,type_occurrences\nConv2D,3\n',
+              'gpu_activity_data_0.csv': 'name,total_duration(us)\nf,1500\ng,500.5\n'}
+
+    class OfGPU(Profiler):
+        def __init__(self, output_path):
+            super().__init__(output_path)
+            for name, text in tables.items():
+                with open(os.path.join(output_path, name), 'w') as file:
+                    file.write(text)
+    monkeypatch.setattr(kernels.mindspore, 'Profiler', OfGPU)
+    assert kernels.count_kernels(lambda: None) == ({'Conv2D': 3}, 0.0020005)
 
     def fail(output_path):
         raise RuntimeError('libcupti.so: cannot open\nmore')

@@ -13,9 +13,7 @@ names the interpreter that runs the peers.
 """
 import json
 import os
-import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 
@@ -57,29 +55,15 @@ def parse(argv=None):
     return flags, given
 
 
-def machine(flags):
-    """Facts about this machine: {'cpu', 'cores', 'memory_gb', 'load', 'python', 'platform', and 'gpu' if one is used}.
-    """
-    with open('/proc/cpuinfo') as cpuinfo:
-        model = next((line.split(':')[1].strip() for line in cpuinfo if line.startswith('model name')), 'unknown CPU')
-    with open('/proc/meminfo') as meminfo:
-        memory = int(meminfo.readline().split()[1]) / 2 ** 20
-    found = {'cpu': model, 'cores': os.cpu_count(), 'memory_gb': round(memory, 1), 'load': os.getloadavg()[0],
-             'python': platform.python_version(), 'platform': flags.platform}
-    if flags.platform == 'GPU' and shutil.which('nvidia-smi'):
-        query = ['nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader', '-i', str(flags.device_id)]
-        found['gpu'] = subprocess.run(query, stdout=subprocess.PIPE, universal_newlines=True).stdout.strip()
-    return found
-
-
 def main(argv=None):
     """Measure what the flags ask for, print it, and write the JSON file."""
     flags, given = parse(argv)
     prepare(given)      # The workers inherit NVIDIA_TF32_OVERRIDE, so the peers compute as exactly as the suite.
     from src.files import write_text
+    from tools.benchmark.machine import machine
     from tools.benchmark.measures import MEASURES
     config = training_config(given)
-    here = machine(flags)
+    here = machine(flags.platform, flags.device_id)
     figures = {'machine': here, 'config': vars(config)}
     print('%s%s, %d cores, %.0f GB, load %.2f at the start; Python %s; batch %d, %d pixels, %d rounds'
           % (here['gpu'] + '; ' if 'gpu' in here else '', here['cpu'], here['cores'], here['memory_gb'], here['load'],

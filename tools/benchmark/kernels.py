@@ -1,4 +1,4 @@
-"""Counts the kernels that a function executes, with the framework's own profiler."""
+"""Counts the kernels that a function executes, and the time that they take, with the framework's own profiler."""
 import csv
 import glob
 import os
@@ -20,7 +20,8 @@ def count_kernels(run):
         run: function without arguments. It waits for its result (asnumpy), and all it runs is compiled already.
 
     Returns:
-        {kind of kernel: how many were executed}
+        ({kind of kernel: how many were executed}, seconds that a GPU worked on it or None where that is not recorded).
+        That a GPU's seconds can be read has not been tried on one; the names are those in MindSpore's libraries.
 
     Raises:
         NotCounted: the profiler does not work. On a GPU it needs the library libcupti of CUDA.
@@ -37,4 +38,14 @@ def count_kernels(run):
         if not tables:
             raise NotCounted('the profiler wrote no table of kernels')
         with open(tables[0]) as file:
-            return {row['op_type']: int(float(row['type_occurrences'])) for row in csv.DictReader(file)}
+            kinds = {row['op_type']: int(float(row['type_occurrences'])) for row in csv.DictReader(file)}
+        return kinds, _device_seconds(folder)
+
+
+def _device_seconds(folder):
+    """Seconds of all kernels and copies in the table of a GPU's activities; None if there is no such table."""
+    tables = glob.glob(os.path.join(folder, '**', 'gpu_activity_data_*.csv'), recursive=True)
+    if not tables:
+        return None
+    with open(tables[0]) as file:
+        return sum(float(row['total_duration(us)']) for row in csv.DictReader(file)) / 1e6

@@ -2,7 +2,8 @@
 
 For each number of processes it trains generated JPEGs (or --dataset_path) for --steps steps, after two steps that do
 not count. It prints where the time of a step goes: waiting for input, averaging gradients over the processes, and the
-rest, which is computation. The average is timed separately, as if no part of it could run during computation. Other
+rest, which is computation. The average is timed separately, as if no part of it could run during computation. It is
+an error if a sum of known numbers over the processes is wrong. Other
 flags are keys of src/config.py, for example --batch_size 8. The table at the end is an estimate for 8 GPUs, not a
 measurement.
 """
@@ -38,6 +39,7 @@ def parse(argv=None):
     parser = Parser('Measure data-parallel training on this machine.')
     parser.add_argument('--ranks', type=int, nargs='+', default=[1, 2], metavar='N', help='numbers of processes')
     parser.add_argument('--steps', type=int, default=10, metavar='N', help='steps that are timed')
+    parser.add_argument('--json', metavar='FILE', help='write all figures to this file')
     parser.add_argument('--dataset_path', metavar='DIR', help='images, a folder per class; else generated ones')
     parser.add_argument('--preset', default='imagenet', choices=sorted(presets), help='values of src/config.py')
     parser.add_argument('--worker', type=int, default=0, help=argparse.SUPPRESS)    # this is one of so many processes
@@ -106,11 +108,21 @@ def time_of_average(group, size):
     return (time.time() - began) / AVERAGES
 
 
+def require_right_sum(group):
+    """UserError if the sum of 1, 2, ... over the processes of `group` is another number than it must be."""
+    import numpy as np
+    found, expected = int(group.sum(np.array([group.rank + 1]))[0]), group.size * (group.size + 1) // 2
+    if found != expected:
+        raise UserError('the sum of 1 to %d over %d processes is %d and not %d: the processes do not exchange what '
+                        'they should' % (group.size, group.size, found, expected))
+
+
 def work(flags, given):
     """Be one of the measured processes; rank 0 prints its figures as a line of JSON."""
     from src.distributed.group import failing_for_all, join
     group = join(flags.platform, flags.device_id, flags.worker > 1)
     with failing_for_all(group):
+        require_right_sum(group)
         figures = measure(flags, group.configure(training_config(presets[flags.preset], given)), group)
         if group.rank == 0:
             print(json.dumps(figures))
@@ -132,12 +144,17 @@ def launch(count, platform, arguments):
 
 
 def show(flags, batch_size, arguments):
-    """Measure each number of processes and print a row for it."""
+    """Measure each number of processes and print a row for it.
+
+    Returns:
+        a list of {'processes', 'images_per_second', 'efficiency', 'communication', 'input'}. Efficiency is the speed
+        divided by that of as many single processes; the last two are shares of the time of a step.
+    """
     from src.framework import mindspore
     print('%s, %d cores, MindSpore %s, batch %d a process, %d steps'
           % (flags.platform, os.cpu_count(), mindspore.__version__, batch_size, flags.steps))
     print('%9s %9s %11s %9s %15s %7s' % ('processes', 'img/s', 'of 1 x N', 'compute', 'communication', 'input'))
-    first = None        # images a second of one process, in the first row
+    first, rows = None, []      # images a second of one process, in the first row
     for count in flags.ranks:
         part = launch(count, flags.platform, arguments)
         speed = count * batch_size / part['step']
@@ -146,6 +163,9 @@ def show(flags, batch_size, arguments):
         print('%9d %9.1f %10.0f%% %8.0f%% %14.0f%% %6.0f%%'
               % (count, speed, 100 * speed / first / count, 100 * (1 - sent - waited), 100 * sent, 100 * waited),
               flush=True)
+        rows.append({'processes': count, 'images_per_second': speed, 'efficiency': speed / first / count,
+                     'communication': sent, 'input': waited})
+    return rows
 
 
 def estimate():
@@ -173,13 +193,17 @@ def main(argv=None):
     arguments = ['--steps', str(flags.steps), '--preset', flags.preset]
     for key, value in given.items():
         arguments += ['--' + key, str(value)]
+    batch_size = make_config(presets[flags.preset], given).batch_size
     with tempfile.TemporaryDirectory() as folder:
         if not flags.dataset_path:
             from tools.make_demo_dataset import make
-            make(folder, 32, 1, 1)
+            make(folder, max(32, -(-batch_size * max(flags.ranks) // 8)), 1, 1)     # a batch for each rank; 8 classes
         arguments += ['--dataset_path', flags.dataset_path or os.path.join(folder, 'train')]
-        show(flags, make_config(presets[flags.preset], given).batch_size, arguments)
+        rows = show(flags, batch_size, arguments)
     estimate()
+    if flags.json:
+        from src.files import write_text
+        write_text(flags.json, json.dumps(rows, indent=1), 'choose another --json')
 
 
 if __name__ == '__main__':

@@ -9,16 +9,18 @@ import time
 
 STARTED = time.perf_counter(), time.process_time()
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+from tools.benchmark.machine import gpu_memory_mb
 from tools.benchmark.rounds import peak_rss_mb, serve
 
 # Epochs in one timed round of the input pipeline. Starting an epoch then weighs about as little as in training.
 EPOCHS = 4
 
 
-def main(settings):
+def main(settings, jobs=None):
     """Prepare the job that `settings` name; returns (facts, work) for `serve`.
 
     Args:
+        jobs: {name of a job: function of (config, settings) that returns (facts, work)}; None: those of this file.
         settings: dict of `job`, `platform`, `device_id`, `config` (a dict of all keys of src/config.py), and what the
             job needs.
     """
@@ -27,17 +29,18 @@ def main(settings):
     prepare(settings['config'])
     from src.framework import mindspore, use_device
     use_device(settings['platform'], settings['device_id'])
-    job = {'step': training_step, 'kernels': kernels, 'compile': start_of_training, 'eval': evaluation,
-           'checkpoint': checkpoint, 'input': suite_input, 'mindspore_input': mindspore_input, 'scale': suite_scale,
-           'mindspore_scale': mindspore_scale}[settings['job']]
-    facts, work = job(make_config(settings['config']), settings)
+    jobs = jobs or {'step': training_step, 'kernels': kernels, 'compile': start_of_training, 'eval': evaluation,
+                    'checkpoint': checkpoint, 'input': suite_input, 'mindspore_input': mindspore_input,
+                    'scale': suite_scale, 'mindspore_scale': mindspore_scale}
+    facts, work = jobs[settings['job']](make_config(settings['config']), settings)
     return dict({'name': 'this suite, MindSpore %s' % mindspore.__version__}, **facts), work
 
 
-def build_step(config, own_kernels=True):
+def build_step(config, own_kernels=True, network=None):
     """Build the network and its training step.
 
     Args:
+        network: what is trained; None: a new network with initial weights.
         own_kernels: False: use only MindSpore's operators on a CPU too, as on a GPU.
 
     Returns:
@@ -50,7 +53,8 @@ def build_step(config, own_kernels=True):
     from src.network.initialize import initialize
     from src.training.train_step import StepRunner, build_train_step
     from tools.benchmark.data import random_batch
-    network = initialize(build_network(config, training=True), config.random_seed)
+    if network is None:
+        network = initialize(build_network(config, training=True), config.random_seed)
     train_step = build_train_step(network, config, own_kernels=own_kernels)
     train_step.set_train(True)
     run_step = StepRunner(train_step, config, 1)
@@ -69,22 +73,25 @@ def warm(work):
     return work
 
 
-def training_step(config, _):
+def training_step(config, settings):
     """Training steps."""
-    return {'images': config.batch_size * config.accumulation_steps}, warm(build_step(config))
+    work = warm(build_step(config))
+    memory = gpu_memory_mb(settings['device_id']) if settings['platform'] == 'GPU' else None
+    return {'images': config.batch_size * config.accumulation_steps, 'gpu_memory_mb': memory}, work
 
 
 def kernels(config, settings):
-    """The kernels of one training step by kind, or why they cannot be counted."""
+    """The kernels of one training step by kind and the seconds that a GPU worked, or why they cannot be counted."""
     from src.framework import without_chatter
     from tools.benchmark.kernels import NotCounted, count_kernels
     work = warm(build_step(config, settings['own_kernels']))
     try:
         with without_chatter():
-            kinds = count_kernels(work)
+            kinds, seconds = count_kernels(work)
     except NotCounted as error:
         return {'not_counted': str(error)}, None
-    return {'kernels': sum(kinds.values()), 'kinds': dict(sorted(kinds.items(), key=lambda item: -item[1]))}, None
+    return {'kernels': sum(kinds.values()), 'kinds': dict(sorted(kinds.items(), key=lambda item: -item[1])),
+            'device_seconds': seconds}, None
 
 
 def start_of_training(config, _):
