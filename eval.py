@@ -1,4 +1,4 @@
-"""Accuracy of a checkpoint on a folder of images, or the classes of single images (see --help).
+"""Accuracy of a trained network on a folder of images, or the classes of single images (see --help).
 
     python eval.py --dataset_path DIR --checkpoint FILE
     python eval.py --image FILE_OR_FOLDER... --checkpoint FILE
@@ -16,7 +16,8 @@ def parse(argv=None):
     parser = Parser('Evaluate a checkpoint of NASNet-A-Mobile.')
     parser.add_argument('--dataset_path', metavar='DIR', help='images, a folder per class')
     parser.add_argument('--image', nargs='+', metavar='FILE_OR_FOLDER', help='classify these images instead')
-    parser.add_argument('--checkpoint', required=True, metavar='FILE', help='checkpoint of train.py')
+    parser.add_argument('--checkpoint', required=True, metavar='FILE',
+                        help='checkpoint of train.py, or an exported .onnx or .mindir file')
     parser.add_argument('--format', default='table', choices=('table', 'csv', 'json'),
                         help='how the classes of images are printed')
     parser.add_argument('--report', metavar='DIR',

@@ -79,6 +79,7 @@ _preload_cuda_wheels()
 mindspore = _import_mindspore()
 
 from mindspore import Parameter, Tensor, nn, ops  # noqa: F401
+from mindspore.train.mind_ir_pb2 import ModelProto  # noqa: F401
 
 VERSION = tuple(int(part) for part in mindspore.__version__.split('.')[:2])
 if VERSION < (1, 10):
@@ -106,6 +107,8 @@ def use_device(platform, device_id=0, processes_here=1):
     try:
         if hasattr(mindspore, 'set_device'):
             mindspore.set_device(platform, device_id)
+        elif platform == 'CPU':     # MindSpore 1.10 sets a number only once in a process, and a CPU has none
+            mindspore.set_context(device_target='CPU')
         else:
             mindspore.set_context(device_target=platform, device_id=device_id)
     except (RuntimeError, ValueError) as error:

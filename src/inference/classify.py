@@ -6,14 +6,12 @@ import sys
 
 import numpy as np
 
-from src.checkpoints.checkpoint import load, network_config
-from src.cli import make_config, replace
-from src.config import without_auxiliary_head
+from src.cli import replace
 from src.distributed.group import join
 from src.errors import UserError, one_line
-from src.framework import Tensor
 from src.inference.class_names import class_names, probabilities, readable
-from src.inference.evaluation import inference_step
+from src.inference.evaluation import device_of, logits_function, open_checkpoint
+from src.inference.exported import is_exported
 from src.input.folders import EXTENSIONS, list_images
 from src.input.image import decode, resize_centre_crop
 from src.input.reading import read
@@ -26,8 +24,7 @@ def classify_images(flags, given):
     """Classify single images as `eval.py --image` does: print the best classes of each.
 
     Args:
-        flags: needs the attributes checkpoint (path of a file), image (list of paths of files and folders), weights,
-            format, platform and device_id, as eval.py parses them.
+        flags: those of eval.py.
         given: {configuration key: value} of the command line.
 
     Returns:
@@ -36,14 +33,14 @@ def classify_images(flags, given):
     Raises:
         UserError: the checkpoint, the configuration, the device, a class list or a path cannot be used.
     """
-    checkpoint = load(flags.checkpoint)
-    config = make_config(without_auxiliary_head, network_config(checkpoint), given)
-    config = join(flags.platform, flags.device_id).configure(config)
+    checkpoint, config = open_checkpoint(flags, given)
+    config = join(device_of(flags), flags.device_id).configure(config)
     names = readable(class_names(checkpoint, config.num_classes), config.num_classes)
     files = find_images(flags.image)
-    step = inference_step(checkpoint, config, flags.weights)
-    config = replace(config, batch_size=min(config.batch_size, len(files)))
-    return 1 if show(classify(step, files, config), names, flags.format) else 0
+    logits_of = logits_function(checkpoint, config, flags)
+    if not is_exported(flags.checkpoint):       # the batch size of an exported network is fixed
+        config = replace(config, batch_size=min(config.batch_size, len(files)))
+    return 1 if show(classify(logits_of, files, config), names, flags.format) else 0
 
 
 def find_images(paths):
@@ -69,11 +66,11 @@ def find_images(paths):
     return files
 
 
-def classify(step, files, config):
+def classify(logits_of, files, config):
     """Generate the best classes of image files.
 
     Args:
-        step: an EvalStep.
+        logits_of: function images (N, H, W, 3) uint8 -> logits (N, K) float32, both arrays.
         files: list of paths.
         config: needs the attributes batch_size and image_size. All batches have this size, so that the step is
             compiled only once. The empty rows of the last batch are black.
@@ -85,7 +82,6 @@ def classify(step, files, config):
     Raises:
         UserError: the file system fails.
     """
-    step.set_train(False)
     for first in range(0, len(files), config.batch_size):
         part = files[first:first + config.batch_size]
         batch = np.zeros((config.batch_size, config.image_size, config.image_size, 3), np.uint8)
@@ -96,7 +92,7 @@ def classify(step, files, config):
                 reasons.append(reason)
                 if image is not None:
                     batch[row] = resize_centre_crop(image, config.image_size)
-            shares = probabilities(step(Tensor(batch)).asnumpy())
+            shares = probabilities(logits_of(batch))
         for file, reason, row in zip(part, reasons, shares):
             best = np.argsort(-row, kind='stable')[:TOP]
             yield (file, None, reason) if reason else (file, [(int(k), float(row[k])) for k in best], None)

@@ -12,7 +12,8 @@ from src.distributed.group import Group, failing_for_all, join
 from src.errors import UserError
 from src.framework import Tensor, nn
 from src.inference.class_names import class_names, readable, require_known_labels
-from src.input.preprocess import Preprocess
+from src.inference.exported import is_exported, load_exported, run_exported
+from src.input.preprocess import Preprocess, network_input
 from src.network.build import build_network
 from src.network.cpu.depthwise import has_own_kernels, use_own_kernels
 from src.network.fold import fold
@@ -49,12 +50,20 @@ class EvalStep(nn.Cell):
         return self
 
 
-def evaluate(step, dataset, group=Group(), see=None, stream=None):
-    """Run an EvalStep over a data set -> Accuracy; top1 and top5 are shares from 0 to 1.
+def on_device(step):
+    """Return the function of an EvalStep: images (N, H, W, 3) uint8 -> logits (N, K) float32, both arrays."""
+    step.set_train(False)
+    return lambda images: step(Tensor(images)).asnumpy()
+
+
+def evaluate(logits_of, dataset, group=Group(), see=None, stream=None):
+    """Run a network over a data set -> Accuracy; top1 and top5 are shares from 0 to 1.
 
     Every rank evaluates its share of the images, and all ranks get the accuracy over all of them.
 
     Args:
+        logits_of: function images (N, H, W, 3) uint8 -> logits (N, K) float32, both arrays. It always gets batches of
+            the size that the configuration of the data set says; rows without an image are black.
         see: called for each batch with (position of its first row among this rank's rows, Batch, logits (N, K)
             float32 array); None: not called.
         stream: where the progress goes in a log, see `Progress`.
@@ -64,11 +73,10 @@ def evaluate(step, dataset, group=Group(), see=None, stream=None):
             max_bad_images allows.
     """
     correct, images, start = np.zeros(2, np.int64), 0, time.time()
-    step.set_train(False)
     with Progress('evaluating', dataset.images_of_rank(), 'images' + ' of rank 0' * (group.size > 1), note=COMPILING,
                   stream=stream, shown=group.rank == 0) as progress:
         for number, batch in enumerate(dataset.batches(0)):
-            logits = step(Tensor(batch.images)).asnumpy()
+            logits = logits_of(batch.images)
             if not np.isfinite(logits).all():
                 raise UserError('the network returns values that are not finite: the checkpoint is of a diverged run')
             if see is not None:
@@ -95,15 +103,60 @@ def count_correct(logits, labels, valid):
     return np.array([hits[:, 0].sum(), hits.sum()], np.int64)
 
 
-def inference_step(checkpoint, config, weights=None):
-    """An EvalStep of the network of a checkpoint, in its fastest form for the device in use.
+def open_checkpoint(flags, given):
+    """Read what --checkpoint of eval.py names: a checkpoint, or an exported network -> (Checkpoint, Config).
 
     Args:
-        weights: 'raw', 'ema' or None, see `restore`.
+        flags: those of eval.py.
+        given: {configuration key: value} of the command line, over the configuration of the file.
+
+    Raises:
+        UserError: the file cannot be used, or the command line asks for what an exported network does not have.
     """
+    path = flags.checkpoint
+    if not is_exported(path):
+        checkpoint = load(path)
+        return checkpoint, make_config(without_auxiliary_head, network_config(checkpoint), given)
+    if flags.weights:
+        raise UserError('%s holds only one set of weights: leave --weights out, or name it to export.py' % path)
+    if flags.is_distributed:
+        raise UserError('%s is an exported network, which one process evaluates: leave --is_distributed out' % path)
+    checkpoint = load_exported(path)
+    for key, value in checkpoint.meta['config'].items():
+        if given.get(key, value) != value:
+            raise UserError('%s has %s %d, which cannot be changed any more: leave --%s out' % (path, key, value, key))
+    return checkpoint, make_config(without_auxiliary_head, checkpoint.meta['config'], given)
+
+
+def device_of(flags):
+    """The platform on which MindSpore runs what --checkpoint names. It does not run ONNX files, so it needs no GPU."""
+    return 'CPU' if flags.checkpoint.endswith('.onnx') else flags.platform
+
+
+def logits_function(checkpoint, config, flags, group=Group(), dataset=None):
+    """Return the function images (N, H, W, 3) uint8 -> logits (N, K) float32, both arrays, of a Checkpoint.
+
+    It is the fastest form of the network for the device in use.
+
+    Args:
+        checkpoint, config: what `open_checkpoint` returned.
+        flags: those of eval.py.
+        group: the ranks, which must agree on the network and on the files of the data set.
+        dataset: an ImageFolder; None if there is only one rank.
+
+    Raises:
+        UserError: the checkpoint does not fit, an exported file is damaged, or the ranks differ.
+    """
+    if is_exported(checkpoint.path):
+        run = run_exported(checkpoint.path, flags.platform, flags.device_id)
+        return lambda images: run(network_input(images))
     network = build_network(config, training=False)
-    restore(checkpoint, network, weights)
-    return EvalStep(use_own_kernels(fold(network)))
+    restore(checkpoint, network, flags.weights)
+    network = use_own_kernels(fold(network))
+    if group.size > 1:
+        group.require_agreement(config, arrays_of(network), {
+            'images': dataset.describe(), 'own CPU kernels': str(has_own_kernels(network))})
+    return on_device(EvalStep(network))
 
 
 def evaluate_checkpoint(flags, given):
@@ -113,27 +166,23 @@ def evaluate_checkpoint(flags, given):
         flags: those of eval.py.
         given: {configuration key: value} of the command line, over the configuration of the checkpoint.
     """
-    checkpoint = load(flags.checkpoint)
-    config = make_config(without_auxiliary_head, network_config(checkpoint), given)
-    group = join(flags.platform, flags.device_id, flags.is_distributed)
+    checkpoint, config = open_checkpoint(flags, given)
+    group = join(device_of(flags), flags.device_id, flags.is_distributed)
     with failing_for_all(group):
         _evaluate_checkpoint(flags, checkpoint, group.configure(config), group)
 
 
 def _evaluate_checkpoint(flags, checkpoint, config, group):
     folders = class_names(checkpoint, config.num_classes)
-    step = inference_step(checkpoint, config, flags.weights)
     dataset = create_dataset(flags.dataset_path, config, training=False, class_names=folders)
     require_known_labels(dataset, folders, checkpoint, config.num_classes)
-    if group.size > 1:
-        group.require_agreement(config, arrays_of(step.network), {
-            'images': dataset.describe(), 'own CPU kernels': str(has_own_kernels(step.network))})
+    logits_of = logits_function(checkpoint, config, flags, group, dataset)
     report = None
     if flags.report:
         from src.inference.report import Report  # matplotlib takes a second to import
         report = Report(dataset, readable(folders, config.num_classes))
     start = time.time()
-    accuracy = evaluate(step, dataset, group, report and report.see)
+    accuracy = evaluate(logits_of, dataset, group, report and report.see)
     if group.rank > 0:
         return
     print('acc=%.2f%%(TOP1)' % (100 * accuracy.top1))

@@ -16,7 +16,9 @@ from src.cli import make_config
 from src.config import without_auxiliary_head
 from src.errors import UserError
 from src.files import whole_file
-from src.framework import Tensor, mindspore, nn, use_device
+from src.framework import Tensor, mindspore, use_device
+from src.inference.class_names import class_names
+from src.inference.exported import add_note, run_exported
 from src.network.build import build_network
 from src.network.fold import fold
 from src.progress import Progress
@@ -43,6 +45,7 @@ def export_checkpoint(flags, given):
         raise UserError('--file_name %s is a folder: give the name of a file in it' % flags.file_name)
     checkpoint = load(flags.ckpt_file)
     config = make_config(without_auxiliary_head, network_config(checkpoint), {'batch_size': 1}, given)
+    note = {'class_names': class_names(checkpoint, config.num_classes), 'source': checkpoint.meta.get('source')}
     # A MINDIR or ONNX file does not depend on the device. The comparison does: a GPU may round to TF32.
     use_device(*(('Ascend', flags.device_id) if flags.file_format == 'AIR' else ('CPU',)))
     network, folded = build_network(config, training=False), build_network(config, training=False)
@@ -63,8 +66,9 @@ def export_checkpoint(flags, given):
         with Progress('exporting'):
             _export(folded, images, written, flags.file_format)
         if flags.file_format != 'AIR':
+            add_note(written, note)
             with Progress('comparing the file with the network'):
-                both = run_exported(written, images), network(Tensor(images)).asnumpy()
+                both = run_exported(written)(images), network(Tensor(images)).asnumpy()
             compare(path, *both)
         shutil.copyfile(written, unfinished)
     print('exported: %s' % path)
@@ -125,12 +129,3 @@ def compare(path, exported, logits):
     if not difference <= allowed:
         raise UserError('%s differs from the network by %.3g, more than %.3g: it is not written'
                         % (path, difference, allowed))
-
-
-def run_exported(path, images):
-    """Logits (N, K) float32 of an exported .mindir or .onnx file for images (N, 3, H, W) float32."""
-    if path.endswith('.onnx'):
-        import onnxruntime
-        session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-        return session.run(None, {session.get_inputs()[0].name: images})[0]
-    return nn.GraphCell(mindspore.load(path))(Tensor(images)).asnumpy()

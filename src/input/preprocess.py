@@ -8,6 +8,18 @@ from src.framework import Tensor, mindspore, nn, ops
 LUMA = (0.299, 0.587, 0.114)
 
 
+def network_input(images):
+    """Return, by NumPy, what Preprocess makes of images without colour factors: the same bits.
+
+    Args:
+        images: (N, H, W, 3) uint8 RGB.
+
+    Returns:
+        (N, 3, H, W) float32 in [-1, 1].
+    """
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) * np.float32(2 / 255) - np.float32(1)
+
+
 class Preprocess(nn.Cell):
     """Turns uint8 images into the network's input: float32, channels first, range [-1, 1].
 

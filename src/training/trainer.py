@@ -15,7 +15,7 @@ from src.config import presets
 from src.dataset import create_dataset
 from src.distributed.group import failing_for_all, join
 from src.files import SaveError
-from src.inference.evaluation import EvalStep, evaluate
+from src.inference.evaluation import EvalStep, evaluate, on_device
 from src.lr_generator import learning_rate
 from src.network.build import build_network
 from src.network.cpu.depthwise import has_own_kernels
@@ -221,10 +221,10 @@ class Trainer:
         """Accuracy on the validation images, with the moving averages if there are any."""
         paused, average = time.time(), self.train_step.average
         if average is None:
-            accuracy = evaluate(self.eval_step, self.validation, self.group, stream=sys.stdout)
+            accuracy = evaluate(on_device(self.eval_step), self.validation, self.group, stream=sys.stdout)
         else:
             with average.applied():
-                accuracy = evaluate(self.eval_step, self.validation, self.group, stream=sys.stdout)
+                accuracy = evaluate(on_device(self.eval_step), self.validation, self.group, stream=sys.stdout)
         self.monitor.pause(time.time() - paused)
         return accuracy
 

@@ -13,7 +13,8 @@ from tests.helpers import ROOT
 
 SCRIPTS = sorted(name for name in os.listdir(os.path.join(ROOT, 'scripts')) if name.endswith('.sh'))
 RUNS = {'run_standalone_train_for_gpu.sh': ('train', ['0', 'DATA']),
-        'run_eval_for_gpu.sh': ('eval', ['1', 'DATA', 'CKPT'])}
+        'run_eval_for_gpu.sh': ('eval', ['1', 'DATA', 'CKPT']),
+        'run_eval_onnx.sh': ('eval', ['DATA', 'ONNX'])}
 # Stands in for the interpreter: it prints its arguments, and ends as the test asks.
 STUB = '''#!/bin/sh
 case $1 in
@@ -35,7 +36,8 @@ def project(tmp_path):
     stub.write_text(STUB % sys.executable)
     stub.chmod(0o755)
     (root / 'some data').mkdir()
-    (root / 'a.ckpt').write_text('')
+    for name in ('a.ckpt', 'an export.onnx'):
+        (root / name).write_text('')
     return root
 
 
@@ -48,7 +50,8 @@ def shell(project, script, *arguments, **environment):
 
 def arguments_of(script):
     """Good arguments of a script, relative to the project."""
-    return [{'DATA': 'some data', 'CKPT': 'a.ckpt'}.get(word, word) for word in RUNS[script][1]]
+    files = {'DATA': 'some data', 'CKPT': 'a.ckpt', 'ONNX': 'an export.onnx'}
+    return [files.get(word, word) for word in RUNS[script][1]]
 
 
 @pytest.mark.parametrize('name', SCRIPTS)
@@ -66,7 +69,7 @@ def test_output_is_shown_and_logged_and_the_status_kept(project, name, status):
     program, _ = RUNS[name]
     result = shell(project, name, *arguments_of(name) + ['--batch_size', '4'], STUB_STATUS=status, PLATFORM='CPU')
     assert result.returncode == int(status)
-    assert re.search(r'ran: \S*.*/%s\.py --platform CPU --device_id \d --dataset_path some data' % program,
+    assert re.search(r'ran: \S*.*/%s\.py --platform CPU (--device_id \d )?--dataset_path some data' % program,
                      result.stdout)
     assert '--batch_size 4' in result.stdout and 'and on stderr' in result.stdout
     assert (project / 'scripts' / (program + '.log')).read_text() == result.stdout
@@ -98,7 +101,9 @@ def test_platform_is_gpu_by_default(project):
 @pytest.mark.parametrize('name,arguments', [
     ('run_standalone_train_for_gpu.sh', ['0']), ('run_standalone_train_for_gpu.sh', ['x', 'some data']),
     ('run_standalone_train_for_gpu.sh', ['0', 'absent']), ('run_eval_for_gpu.sh', ['0', 'some data']),
-    ('run_eval_for_gpu.sh', ['0', 'some data', 'absent.ckpt']), ('run_distribute_train_for_gpu.sh', []),
+    ('run_eval_for_gpu.sh', ['0', 'some data', 'absent.ckpt']), ('run_eval_onnx.sh', ['some data']),
+    ('run_eval_onnx.sh', ['some data', 'absent.onnx']), ('run_eval_onnx.sh', ['some data', 'a.ckpt']),
+    ('run_distribute_train_for_gpu.sh', []),
     ('run_distribute_train_for_gpu.sh', ['absent'])])
 def test_wrong_arguments_are_status_2_and_one_line(project, name, arguments):
     result = shell(project, name, *arguments)
