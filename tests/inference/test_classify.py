@@ -109,7 +109,7 @@ def test_report(trained, tmp_path):
     (data / 'class 1' / 'broken.png').write_bytes(b'')
     process = classified(trained, '--dataset_path', data, '--report', tmp_path / 'report', '--batch_size', 5)
     assert process.returncode == 0, process.stderr
-    top1 = float(re.match(r'acc=(\S+)%\(TOP1\)', process.stdout).group(1)) / 100
+    top1 = float(re.search(r'^acc=(\S+)%\(TOP1\)', process.stdout, re.M).group(1)) / 100
     report = tmp_path / 'report'
     assert {path.name for path in report.iterdir()} == {'per_class.csv', 'confusion.csv', 'confusion.png',
                                                         'mistakes.csv', 'mistakes.png'}
