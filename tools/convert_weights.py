@@ -4,7 +4,8 @@
 
 It reads the state dict of the PyTorch port (.pth, safetensors), Keras's NASNetMobile (.h5, .weights.h5, .keras),
 checkpoints of TF-Slim (V1 and V2), and those of public MindSpore code. The source must hold every tensor of the
-network and no other. The state dict may be inside a training checkpoint.
+network and no other. The state dict may be inside a training checkpoint. If the source is one of the published files
+(docs/weights.md), the first line of the output says which.
 """
 import argparse
 import os
@@ -14,6 +15,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from src.checkpoints.checkpoint import save
 from src.convert.foreign import FORMATS, read_weights
 from src.convert.names import from_foreign
+from src.convert.published import recognize
 from src.errors import UserError
 from src.progress import Progress
 from src.startup import keep_output
@@ -35,6 +37,8 @@ def convert(source, kind, output, key=None):
         raise UserError('%s does not end in .ckpt: choose another --output' % output)
     if not os.path.isdir(os.path.dirname(output) or '.'):
         raise UserError('the folder of %s does not exist: choose another --output' % output)
+    if os.path.isfile(source) or os.path.isfile(source + '.index'):
+        print(recognize(source))
     with Progress('converting %s' % source):
         kind, arrays = read_weights(source, kind, key)
         try:

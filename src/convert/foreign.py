@@ -69,6 +69,8 @@ def _kind(path):
                 return 'keras' if 'config.json' in archive.namelist() else 'pytorch'
         except zipfile.BadZipFile:
             raise UserError('%s is damaged or was not copied whole: check the download' % path)
+    if start.startswith(b'\x1f\x8b'):
+        raise UserError('%s is a packed archive: unpack it (tar -xf) and give the weight file that is in it' % path)
     if start.startswith(b'\x80') or path.endswith('.safetensors'):
         return 'pytorch'
     if path.endswith('.ckpt'):
