@@ -75,7 +75,7 @@ def export(config, settings):
     import numpy as np
 
     from src.checkpoints.checkpoint import arrays_of, save
-    from src.inference.export import run_exported
+    from src.inference.exported import run_exported
     from tools.golden import compare, draw
     images = draw.images('full')
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +86,7 @@ def export(config, settings):
                    str(len(images)), '--platform', settings['device']]
         if subprocess.call(command):
             sys.exit(1)     # it has said why
-        found = run_exported(os.path.join(folder, 'network.' + settings['file_format'].lower()), images)
+        found = run_exported(os.path.join(folder, 'network.' + settings['file_format'].lower()))(images)
     return {'error': float(np.abs(found - compare.REFERENCE['full/logits']).max())}, None
 
 
