@@ -245,6 +245,14 @@ def workers():
     return [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
 
 
+def test_a_thread_keeps_no_memory_for_a_very_large_image(images, monkeypatch):
+    dataset = create_dataset(images, config(), True)
+    assert np.shares_memory(dataset._buffer(1000), dataset._buffer(900))
+    monkeypatch.setattr(module, 'LARGE', 2000)
+    assert not np.shares_memory(dataset._buffer(2001), dataset._buffer(2001))
+    assert len(dataset._buffer(2000)) == 2000
+
+
 def test_opencv_leaves_the_threads_to_the_data_set(images):
     create_dataset(images, config(), True)
     assert cv2.getNumThreads() == 1

@@ -14,6 +14,7 @@ FRAMES = tuple(code for code in range(0xc0, 0xd0) if code not in (0xc4, 0xc8, 0x
 SEQUENTIAL = (0xc0, 0xc1, 0xc9)     # frames whose scans always hold all 64 coefficients
 _MARKER = re.compile(b'\xff[\x01-\xfe]')                        # Bytes before a marker are skipped, as libjpeg does.
 _END_OF_SCAN = re.compile(b'\xff[\x01-\xcf\xd8-\xfe]')         # Restart markers belong to the scan.
+PADDING = 4         # Three random bytes after the first one equal it once in 16 million times.
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
 
@@ -26,9 +27,9 @@ def plain_jpeg(data, padding=True):
 
     Args:
         data: all bytes of a file that begins like a JPEG.
-        padding: False: of the last scan, a run of equal bytes at its end is left out too. Some writers fill a file
-            up in this way. Damage also leaves bytes that the decoder does not need, but these are not all equal, or
-            the decoder needs a part of them.
+        padding: False: of the last scan, a run of PADDING or more equal bytes at its end is left out too. Some
+            writers fill a file up in this way. Damage also leaves bytes that the decoder does not need, but these are
+            not all equal, or the decoder needs a part of them.
 
     Returns:
         bytes. They end where the segments of `data` end. So a damaged file stays one.
@@ -46,7 +47,8 @@ def plain_jpeg(data, padding=True):
             if frame in SEQUENTIAL:
                 body = body[:-3] + b'\0\x3f\0'
             if not padding and number == len(segments) - 1:
-                scan = scan.rstrip(scan[-1:])
+                needed = scan.rstrip(scan[-1:])
+                scan = needed if len(scan) - len(needed) >= PADDING else scan
         length = b'' if code in WITHOUT_LENGTH else struct.pack('>H', len(body) + 2)
         parts += [bytes((0xff, code)), length, body, scan]
     return b''.join(parts + [end])

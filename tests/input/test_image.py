@@ -10,6 +10,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from src.input.image import CROP_DRAWS, MAX_PIXELS, crop_box, decode, random_resized_crop, resize_centre_crop
@@ -211,6 +212,21 @@ def test_a_lost_end_is_not_taken_for_padding(value, count):
     for data in (JPEG, PROGRESSIVE, encode(picture(seed=1), 'JPEG', subsampling=0)):
         with pytest.raises(ValueError, match='truncated or corrupt JPEG'):
             decode(data[:-count] + bytes([value]) * (count - 2) + data[-2:])
+
+
+def test_bytes_that_damage_leaves_over_are_not_taken_for_padding():
+    # The only thing that libjpeg says about many of these is "extraneous bytes before marker 0xd9".
+    data = encode(picture(300, 400), 'JPEG')
+    random, begin, left_over = np.random.RandomState(0), data.index(b'\xff\xda') + 14, 0
+    for place in random.randint(begin, len(data) - 10, 100):
+        damaged = data[:place] + random.bytes(4) + data[place + 4:]
+        try:
+            decode(damaged)
+        except ValueError as error:
+            left_over += 'extraneous bytes before marker 0xd9' in str(error)
+        else:       # Where nothing is said, the damage left no trace but in the pixels.
+            simplejpeg.decode_jpeg(damaged, strict=True)
+    assert left_over > 20
 
 
 def test_large_photographs_are_read_up_to_the_bound_and_no_further():
