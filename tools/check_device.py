@@ -3,8 +3,8 @@
 It checks that the device computes what independent references say, and measures what a training step costs. It prints a
 table for an issue, writes the figures as JSON, and ends with status 1 if a check does not hold.
 
-    logits     of the full network against the reference: float32, each float16 level, TF32
-    gradients  of all parameters of a narrow network against the reference, likewise
+    logits     of the full network against the reference: float32, TF32 (evaluation never uses float16)
+    gradients  of all parameters of a narrow network against the reference: float32, each float16 level, TF32
     repeat     ten training steps in two processes: the same bits? If not: do MindSpore's settings help, at what price?
     steps      a training step at several batch sizes: speed, memory, kernels, share of idle time
     ranks      a sum over 1, 2, 4, 8 devices, and the speed of training on them
@@ -35,8 +35,8 @@ OTHER_BATCH_SIZES = (8, 16)
 RANKS = (1, 2, 4, 8)
 ANSWERS = 'name', 'peak_rss_mb'     # what each answer of a child holds
 ROUNDS = 5                  # timed rounds of a step, of half a second or more; the median counts
-# For factors of 10 bits (float16, TF32). On a CPU float16 moves the logits of size 3 by 0.0018. The median gradient
-# moves by 0.09, because training with batch statistics of 8 images amplifies rounding.
+# For factors of 10 bits (float16, TF32). A simulation of TF32 moves logits of size 3 by 9e-4. On a CPU float16 moves
+# the median gradient by 0.09, because training with batch statistics of 8 images amplifies rounding.
 HALF_BOUND, HALF_GRADIENT_BOUND = 0.02, 0.3
 
 
@@ -80,7 +80,8 @@ def check_logits(flags, given):
         error = ask(flags, 'logits', keys)[0]['error']
         return 'differ by %.2g' % error, '%g' % bound, error <= bound, {'error': error}
     for name, keys, exact in precisions(flags, given):
-        yield row('logits, ' + name, compute, keys, BOUND if exact else HALF_BOUND)
+        if keys.get('amp_level', 'O0') == 'O0':
+            yield row('logits, ' + name, compute, keys, BOUND if exact else HALF_BOUND)
 
 
 def check_gradients(flags, given):

@@ -24,15 +24,11 @@ def device(_, settings):
     return found, None
 
 
-def logits(config, _):
+def logits(*_):
     """{'error': the largest error of a logit} of the full network."""
     from src.network.cpu.depthwise import use_own_kernels
-    from src.network.precision import Precision
     from tools.golden import compare
-    network, precision = compare.drawn('full'), Precision(config.amp_level)
-    precision.for_training(network)
-    if precision.is_float32:
-        use_own_kernels(network)        # on a CPU, as the programs do
+    network = use_own_kernels(compare.drawn('full'))        # they are used only on a CPU, as in the programs
     return {'error': compare.logit_error(network, 'full')}, None
 
 
