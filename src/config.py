@@ -13,6 +13,7 @@ nasnet_a_mobile_config_gpu = {
     'work_nums': 8,               # threads that decode images, at most the number of cores
     'epoch_size': 500,            # epochs to train
     'log_steps': 100,             # steps between two lines of the log
+    'tensorboard': False,         # True: also write event files for TensorBoard into ckpt_path
 
     # Checkpoints
     'save_checkpoint_steps': 0,   # steps between checkpoints within an epoch; 0: only at the end of each epoch
@@ -20,7 +21,7 @@ nasnet_a_mobile_config_gpu = {
                                   # much; to write one takes less than a second. Only the newest 3 of them are kept.
                                   # 0: only as save_checkpoint_steps says
     'keep_checkpoint_max': 100,   # number of newest checkpoints that are kept
-    'ckpt_path': './checkpoint/', # folder of checkpoints, class list and metrics.csv
+    'ckpt_path': './checkpoint/', # folder of checkpoints, class list, metrics.csv and metrics.png
     'on_save_error': 'stop',      # if a checkpoint cannot be written: stop, or continue and try the next one
     'is_save_on_master': 1,       # 1: only rank 0 writes checkpoints; 0: every rank writes its own
 
@@ -110,9 +111,9 @@ choices = {'on_bad_image': ('skip', 'stop'), 'on_save_error': ('stop', 'continue
            'freeze': ('none', 'backbone'), 'amp_level': ('O0', 'O2', 'O3')}
 
 # Keys that a resumed run may change, because no bit of a step's result depends on them.
-free_on_resume = ('rank', 'work_nums', 'epoch_size', 'log_steps', 'save_checkpoint_steps', 'save_checkpoint_minutes',
-                  'keep_checkpoint_max', 'ckpt_path', 'is_save_on_master', 'on_bad_image', 'max_bad_images',
-                  'on_save_error')
+free_on_resume = ('rank', 'work_nums', 'epoch_size', 'log_steps', 'tensorboard', 'save_checkpoint_steps',
+                  'save_checkpoint_minutes', 'keep_checkpoint_max', 'ckpt_path', 'is_save_on_master', 'on_bad_image',
+                  'max_bad_images', 'on_save_error')
 
 # (smallest, largest) allowed value. None means no bound. Every key with a number has a row.
 ranges = {

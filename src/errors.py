@@ -1,4 +1,5 @@
 """A user's mistake becomes one sentence on stderr and an exit status, never a traceback."""
+from contextlib import contextmanager
 
 
 def one_line(text):
@@ -20,3 +21,12 @@ class UserError(SystemExit):
         sentence = one_line(sentence)
         super().__init__('error: %s' % sentence)
         self.sentence = sentence
+
+
+@contextmanager
+def needed_for(what):
+    """Turn a failed import in the block into a UserError; `what` needs the library, the beginning of the sentence."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError('%s needs a library that cannot be imported (%s): install requirements.txt' % (what, error))

@@ -95,6 +95,27 @@ def write_text(path, text, remedy):
             file.write(text)
 
 
+def append(path, data, remedy):
+    """Append bytes to a file, all of them or none, and wait until the disk holds them. A kill may leave a part of them.
+
+    Raises:
+        SaveError: the file cannot be written or the disk is full. It is as it was.
+    """
+    try:
+        is_new = not os.path.exists(path)
+        with open(path, 'ab', buffering=0) as file:
+            size, rest = file.seek(0, os.SEEK_END), memoryview(data)
+            try:
+                while rest:
+                    rest = rest[file.write(rest):]
+                sync(path)
+            except OSError:
+                os.remove(path) if is_new else file.truncate(size)
+                raise
+    except OSError as error:
+        raise save_error(path, error, remedy)
+
+
 def remove_leftovers(folder):
     """Remove what processes left unfinished in `folder` when they were killed.
 

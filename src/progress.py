@@ -6,6 +6,8 @@ import time
 
 from tqdm import tqdm
 
+from src.errors import UserError
+
 # Seconds without output after which a log gets a line. A person waits at most 10: MindSpore's compiler may keep this
 # thread waiting for 2 seconds (measured on two cores with 2.10).
 SILENCE = 8
@@ -27,6 +29,9 @@ class Progress:
         note: more words; `update` can change them.
         stream: where lines go; None: to sys.stderr, because the results of a program go to stdout.
         shown: False: nothing is shown, as on ranks other than 0.
+
+    Raises (at the end):
+        UserError: the stream raised it when a line was written, see `Output` (src/startup.py).
     """
 
     def __init__(self, what, total=None, unit='', done=0, note='', stream=None, shown=True):
@@ -38,7 +43,7 @@ class Progress:
         self.bar = tqdm(total=total, initial=done, desc=what, unit=' ' + unit, postfix=note or None, leave=False,
                         file=terminal, disable=terminal is None, dynamic_ncols=True,
                         bar_format=None if total else '{desc}: {elapsed}{postfix}')
-        self.lock = threading.Lock()
+        self.lock, self.failed = threading.Lock(), None
         self.closed = threading.Event()
         self.thread = threading.Thread(target=self._follow, daemon=True)
         if shown:
@@ -73,6 +78,8 @@ class Progress:
         if self.thread.is_alive():
             self.thread.join()
         self._draw(self.bar.close)
+        if self.failed:
+            raise self.failed
 
     def _follow(self):
         """Draw the bar, and print a line when one is due, until the work is over."""
@@ -84,6 +91,9 @@ class Progress:
                 if time.monotonic() - self.printed >= SILENCE and not self.stream.isatty():
                     self.print(self._line())
             except (OSError, ValueError):       # nobody reads the output any more
+                return
+            except UserError as error:
+                self.failed = error             # the thread of the program must end, not this one
                 return
 
     def _draw(self, draw, *arguments):

@@ -22,7 +22,8 @@ from src.distributed.group import Group
 from src.errors import UserError
 from src.inference.evaluation import Accuracy, evaluate
 from src.input import reading
-from src.training.monitor import COLUMNS, Monitor
+from src.training.metrics import COLUMNS
+from src.training.monitor import Monitor
 from tests.helpers import ROOT, SMALL_FLAGS, run
 
 COUNTS = {'ant': 7, 'bee': 5, 'cat': 11}        # 23 images
@@ -371,7 +372,8 @@ def test_a_replacement_depends_on_seed_epoch_and_position_only(images):
 
 def finish_epochs(monitor, accuracies):
     for epoch, accuracy in enumerate(accuracies, 1):
-        monitor.begin_epoch(epoch, (3, 3.0, 3.0))
+        with monitor.begin_epoch(epoch, (3, 3.0, 3.0)):
+            pass
         monitor.end_epoch(epoch, 0.1, accuracy)
 
 
@@ -403,7 +405,8 @@ def test_rows_of_an_earlier_version_go_on(tmp_path):
     old = ['1', '3', '0.1', '1.000000', '1.000000', '0.900000', '1.000000', '12.50']
     monitor = Monitor(str(tmp_path), epochs=3, steps=3, images=8, log_steps=3, rows=[old])
     assert monitor.best() == (90.0, 1)
-    monitor.begin_epoch(2, (3, 3.0, 3.0))
+    with monitor.begin_epoch(2, (3, 3.0, 3.0)):
+        pass
     monitor.end_epoch(2, 0.1, Accuracy(0.95, 1.0, 200, 0, 9.0))
     assert monitor.best() == (95.0, 2)
     again = Monitor(str(tmp_path), epochs=3, steps=3, images=8, log_steps=3, rows=monitor.rows)

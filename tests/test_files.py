@@ -17,6 +17,7 @@ from src.files import (
     FOREIGN_AGE,
     UNFINISHED,
     SaveError,
+    append,
     digest,
     remove_leftovers,
     save_error,
@@ -204,6 +205,29 @@ def test_text_is_written_as_it_is(tmp_path):
     text = 'größer\u2028猫\r\n\udcff\n'        # \udcff stands for a byte that is not UTF-8
     write_text(str(tmp_path / 'a.txt'), text, REMEDY)
     assert (tmp_path / 'a.txt').read_bytes() == text.encode('utf-8', 'surrogateescape')
+
+
+# Appending
+
+def test_bytes_are_appended(tmp_path):
+    path = tmp_path / 'a.bin'
+    for part in (b'one', b'', b'two'):
+        append(str(path), part, REMEDY)
+    assert path.read_bytes() == b'onetwo'
+
+
+@pytest.mark.parametrize('content', [b'old', None])
+def test_a_disk_that_becomes_full_while_bytes_are_appended_leaves_the_file_as_it_was(tmp_path, content):
+    path = tmp_path / 'a.bin'
+    if content:
+        path.write_bytes(content)
+    code = ('import sys\nfrom src.files import SaveError, append\ntry:\n    append(sys.argv[1], b"x" * 10000, '
+            '"choose another place")\nexcept SaveError as error:\n    print(error.sentence)')
+    process = subprocess.run([sys.executable, '-c', code, str(path)], cwd=ROOT, stdout=subprocess.PIPE,
+                             universal_newlines=True,
+                             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
+    assert process.stdout == '%s cannot be written (File too large): make room or choose another place\n' % path
+    assert path.read_bytes() == content if content else not path.exists()
 
 
 # Errors

@@ -14,6 +14,7 @@ import time
 import pytest
 
 from src import progress
+from src.errors import UserError
 from src.progress import Progress, duration
 from tests.helpers import ROOT
 
@@ -98,6 +99,16 @@ def test_nothing_goes_on_after_an_error(monkeypatch):
         with Progress('evaluating', 2, 'images', stream=lines):
             raise KeyError
     assert lines.getvalue() == '' and threading.active_count() == threads
+
+
+def test_a_full_disk_ends_the_program_with_its_sentence(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise UserError('the output cannot be written (No space left on device)')
+    monkeypatch.setattr(progress, 'SILENCE', 0)
+    with pytest.raises(UserError, match='No space left'):
+        with Progress('evaluating', 2, 'images', stream=Full()):
+            time.sleep(1.2)
 
 
 def test_a_closed_pipe_is_no_error():

@@ -43,7 +43,7 @@ LONGEST_FILES = {'train.py': 80, 'eval.py': 80, 'export.py': 80, 'nasnet_a_mobil
 ROOMS = {
     '.': 'README.md README_CN.md CONTRIBUTING.md LICENSE pyproject.toml requirements.txt requirements-test.txt '
          'train.py eval.py export.py nasnet_a_mobile.py',
-    'docs': 'configuration.md distributed.md exactness.md images.md speed.md troubleshooting.md weights.md',
+    'docs': 'configuration.md curves.md distributed.md exactness.md images.md speed.md troubleshooting.md weights.md',
     'scripts': 'run_standalone_train_for_gpu.sh run_distribute_train_for_gpu.sh run_eval_for_gpu.sh run_eval_onnx.sh '
                'run_tests.sh',
     'src': 'config.py dataset.py loss.py lr_generator.py errors.py files.py cli.py framework.py progress.py signals.py',
@@ -52,10 +52,11 @@ ROOMS = {
     'src/network/cpu': 'depthwise.py depthwise.cc',
     'src/checkpoints': 'checkpoint.py run_folder.py',
     'src/distributed': 'launch.py group.py cpu_cluster.py',
-    'src/training': 'trainer.py train_step.py optimizer.py loss_scale.py ema.py monitor.py flat.py',
+    'src/training': 'trainer.py train_step.py optimizer.py loss_scale.py ema.py monitor.py metrics.py events.py '
+                    'flat.py',
     'src/inference': 'evaluation.py classify.py report.py export.py exported.py',
     'src/convert': 'foreign.py names.py',
-    'tools': 'check_dataset.py check_device.py convert_weights.py crash_test.py make_demo_dataset.py',
+    'tools': 'check_dataset.py check_device.py convert_weights.py crash_test.py make_demo_dataset.py plot_metrics.py',
     'tools/benchmark': '__main__.py',
     'tools/golden': 'reference.npz make_golden.py compare.py draw.py',
     'tests/golden': 'make_sources.py'}

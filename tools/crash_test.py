@@ -3,7 +3,7 @@
 It trains the small network on real JPEGs once without a disturbance. Then it trains once more and kills this run with
 SIGKILL, in turn while a checkpoint is being written, between two checkpoints, and at any moment after the start; each
 time --resume auto continues the run. After each kill, every file with the name of a checkpoint must be whole. At the
-end, the last checkpoint and metrics.csv must be the same bits as without the kills.
+end, the last checkpoint, metrics.csv and the points for TensorBoard must be the same bits as without the kills.
 """
 import argparse
 import csv
@@ -22,10 +22,11 @@ from src.checkpoints.checkpoint import load
 from src.checkpoints.run_folder import checkpoint_path, list_checkpoints
 from src.errors import UserError
 from src.files import UNFINISHED
+from src.training.events import list_event_files, read_events
 from tools.make_demo_dataset import make
 
 FLAGS = ('--platform CPU --penultimate_filters 96 --cells_per_stage 1 --num_classes 8 --image_size 72 --batch_size 8 '
-         '--save_checkpoint_steps 1 --keep_checkpoint_max 3 --resume auto').split()
+         '--save_checkpoint_steps 1 --keep_checkpoint_max 3 --tensorboard True --resume auto').split()
 STEPS = 4               # of an epoch: each of the 8 classes has 4 images
 EPOCHS_PER_KILL = 3     # The run must last longer than its kills.
 PATIENCE = 200          # seconds after which a run that was not killed is left to end
@@ -87,6 +88,13 @@ def metrics(folder):
         return [row[:-1] for row in csv.reader(file)]
 
 
+def points(folder):
+    """[(step, name, value)] of all event files of a run, without the speed. The value of images is a PNG as bytes."""
+    return [(event.step, value.tag, value.image.encoded_image_string or value.simple_value)
+            for path in list_event_files(folder).values() for _, event in read_events(path)
+            for value in event.summary.value if not value.tag.endswith('images_per_second')]
+
+
 def kill_and_resume(kills, draw, folder, images, epochs):
     """Train into `folder`, kill and resume the run `kills` times, then let it end.
 
@@ -140,9 +148,9 @@ def crash_test(kills, seed, work):
     in_write = kill_and_resume(kills, random.Random(seed), killed, images, epochs)
     one, other = (load(checkpoint_path(folder, 0, epochs, STEPS)).arrays for folder in (whole, killed))
     differing = [key for key in set(one) | set(other) if not np.array_equal(one.get(key), other.get(key))]
-    if differing or metrics(whole) != metrics(killed):
-        raise UserError('the resumed run differs from the undisturbed one in %s'
-                        % (', '.join(sorted(differing)[:3]) or 'metrics.csv'))
+    differing += [read.__name__ for read in (metrics, points) if read(whole) != read(killed)]
+    if differing:
+        raise UserError('the resumed run differs from the undisturbed one in %s' % ', '.join(sorted(differing)[:3]))
     return in_write
 
 
@@ -154,8 +162,8 @@ def main():
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         in_write = crash_test(flags.kills, flags.seed, work)
-    print('%d kills, %d of them while a checkpoint was being written: the same bits and the same metrics.csv'
-          % (flags.kills, in_write))
+    print('%d kills, %d of them while a checkpoint was being written: the same bits, metrics.csv and points for '
+          'TensorBoard' % (flags.kills, in_write))
 
 
 if __name__ == '__main__':

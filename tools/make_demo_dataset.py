@@ -18,6 +18,7 @@ from PIL import Image, ImageFilter
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from src.errors import UserError
+from src.progress import Progress
 
 
 def stripes(random, x, y, angle):
@@ -108,15 +109,17 @@ def make(folder, train, val, seed=1, classes=tuple(PATTERNS)):
     try:
         if os.path.exists(folder) and os.listdir(folder):
             raise UserError('%s is not empty: choose a new folder' % folder)
-        for split, count in (('train', train), ('val', val)):
-            for name in classes:
-                target = os.path.join(folder, split, name)
-                os.makedirs(target)
-                for number in range(count):
-                    key = '%d/%s/%s/%d' % (seed, split, name, number)
-                    random = np.random.RandomState(zlib.crc32(key.encode()))
-                    draw(name, random).save(os.path.join(target, '%s_%04d.JPEG' % (name, number)),
-                                            quality=int(random.randint(70, 96)))
+        with Progress('drawing', (train + val) * len(classes), 'images') as progress:
+            for split, count in (('train', train), ('val', val)):
+                for name in classes:
+                    target = os.path.join(folder, split, name)
+                    os.makedirs(target)
+                    for number in range(count):
+                        key = '%d/%s/%s/%d' % (seed, split, name, number)
+                        random = np.random.RandomState(zlib.crc32(key.encode()))
+                        draw(name, random).save(os.path.join(target, '%s_%04d.JPEG' % (name, number)),
+                                                quality=int(random.randint(70, 96)))
+                        progress.update()
     except OSError as error:
         raise UserError('%s cannot be written (%s): choose another folder' % (folder, error.strerror))
 

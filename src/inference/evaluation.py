@@ -9,7 +9,7 @@ from src.cli import make_config
 from src.config import without_auxiliary_head
 from src.dataset import create_dataset
 from src.distributed.group import Group, failing_for_all, join
-from src.errors import UserError
+from src.errors import UserError, needed_for
 from src.framework import Tensor, nn
 from src.inference.class_names import class_names, readable, require_known_labels
 from src.inference.exported import is_exported, load_exported, run_exported
@@ -179,7 +179,8 @@ def _evaluate_checkpoint(flags, checkpoint, config, group):
     logits_of = logits_function(checkpoint, config, flags, group, dataset)
     report = None
     if flags.report:
-        from src.inference.report import Report  # matplotlib takes a second to import
+        with needed_for('--report'):
+            from src.inference.report import Report  # matplotlib takes a second to import
         report = Report(dataset, readable(folders, config.num_classes))
     start = time.time()
     accuracy = evaluate(logits_of, dataset, group, report and report.see)

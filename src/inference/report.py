@@ -113,7 +113,7 @@ class Report:
         axes.set_ylabel('true')
         if count <= MOST_LABELS:
             axes.set_xticks(range(count))
-            names = [_drawable(name) for name in self.names]
+            names = [drawable(name) for name in self.names]
             axes.set_xticklabels(names, rotation=90)
             axes.set_yticks(range(count))
             axes.set_yticklabels(names)
@@ -130,7 +130,7 @@ class Report:
         file_system_fails = threading.Event()
         for axes, (index, label, _, best, share) in zip(all_axes.flat, mistakes):
             self._draw_image(axes, index, file_system_fails)
-            axes.set_title('%s\n%s %.0f %%' % (_drawable(self.names[label][:26]), _drawable(self.names[best][:20]),
+            axes.set_title('%s\n%s %.0f %%' % (drawable(self.names[label][:26]), drawable(self.names[best][:20]),
                                                100 * share), fontsize=8)
         figure.suptitle('%d most confident mistakes: true class above, prediction below' % len(mistakes))
         figure.savefig(path, dpi=100, bbox_inches='tight')
@@ -160,7 +160,7 @@ class Report:
         axes.text(size / 2, size / 2, 'unreadable', ha='center', va='center', fontsize=8)
 
 
-def _drawable(name):
+def drawable(name):
     """Return a name in a form that matplotlib can draw.
 
     It cannot draw the bytes of a name that is not UTF-8; a question mark in a diamond stands for them. Without the

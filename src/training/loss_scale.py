@@ -6,6 +6,7 @@ A scale has one interface, whether it is fixed or dynamic:
     construct(norm)        (whether the update must be skipped, norm): a bool scalar, or None for "never"; `norm` is
                            the global norm of the gradients, a float32 scalar
     state(), load_state()  what a checkpoint must hold
+    number()               `value` as a float of Python; to read it waits for the device
 """
 from src.framework import Parameter, Tensor, mindspore, nn, ops
 
@@ -33,6 +34,10 @@ class FixedLossScale(nn.Cell):
     def unscale(self, gradient):
         """`gradient` without the scale."""
         return gradient * self.inverse
+
+    def number(self):
+        """`value` as a float."""
+        return self.value
 
     def state(self):
         """A constant has no state."""
@@ -74,6 +79,10 @@ class DynamicLossScale(nn.Cell):
     def unscale(self, gradient):
         """`gradient` without the scale."""
         return gradient / self.value
+
+    def number(self):
+        """`value` as a float; to read it waits for the device."""
+        return float(self.value.asnumpy())
 
     def state(self):
         """{'loss_scale.value': (1,) float32, 'loss_scale.good_steps': (1,) float32}"""

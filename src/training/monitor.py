@@ -1,22 +1,14 @@
-"""What a person sees of a training run: a bar on a terminal, lines in a log, rows in metrics.csv."""
-import csv
-import io
+"""What a person sees of a training run: a bar on a terminal, lines in a log, rows of metrics.csv."""
 import math
-import os
 import sys
 import time
 
 import numpy as np
 
 from src.errors import UserError
-from src.files import write_text
 from src.progress import COMPILING, Progress, duration
+from src.training.metrics import COLUMNS, write_metrics
 
-METRICS = 'metrics.csv'
-# top1 and top5 are over `validation_images` images; `skipped_images` bad ones are not among these. The speed stays the
-# last column: it is the only one that differs between two runs of the same bits.
-COLUMNS = ('epoch', 'step', 'learning_rate', 'loss', 'gradient_norm', 'top1', 'top5', 'validation_images',
-           'skipped_images', 'images_per_second')
 TOP1, IMAGES, SKIPPED = (COLUMNS.index(name) for name in ('top1', 'validation_images', 'skipped_images'))
 
 
@@ -44,14 +36,14 @@ class Monitor:
 
     def __init__(self, folder, epochs, steps, images, log_steps, rows=(), mean=lambda losses: losses,
                  loss_scale=1):
-        self.metrics = folder and os.path.join(folder, METRICS)
+        self.folder = folder
         self.epochs, self.steps, self.images, self.log_steps, self.mean = epochs, steps, images, log_steps, mean
         self.loss_scale = loss_scale
         self.rows = [list(row[:IMAGES]) + [''] * (len(COLUMNS) - len(row)) + list(row[IMAGES:]) for row in rows]
         self.waiting = []                # (epoch, step, loss, norm, learning rate) of steps that were not read yet
         self.checkpoint = None
         self.sums = (0, 0.0, 0.0)        # steps of this epoch that are done, sum of their losses, of their norms
-        self.loss = None
+        self.loss = self.norm = None     # of the last step that was read
         self.done = 0                    # steps of this process without the first, which compiles the graph
         self.clock = None                # time at which the first step had ended, later by all pauses
         self.progress = None             # of the epoch's steps
@@ -63,13 +55,17 @@ class Monitor:
         """
         self.sums = tuple(sums)
         self.progress = Progress('epoch %d/%d' % (epoch, self.epochs), self.steps, 'steps', self.sums[0],
-                                 '' if self.clock else COMPILING, sys.stdout, shown=self.metrics is not None)
+                                 '' if self.clock else COMPILING, sys.stdout, shown=self.folder is not None)
         return self.progress
 
     def step(self, epoch, step, loss, norm, learning_rate):
-        """Step `step` of epoch `epoch` (both from 1) has been started on the device."""
+        """Step `step` of epoch `epoch` (both from 1) has been started on the device.
+
+        Returns {name: value} of what the line of this step says, for TensorBoard; None if it has no line. The speed is
+        missing after the first step of this process.
+        """
         self.waiting.append((epoch, step, loss, norm, learning_rate))
-        note = None
+        note = line = None
         if self.clock is None:
             self._read()
             self.clock, note = time.time(), ''
@@ -82,7 +78,10 @@ class Monitor:
                        % (epoch, self.epochs, step, self.steps, self.loss, learning_rate, self.speed(),
                           duration(left * self.images / self.speed()) if self.done else '?'))
             note = 'loss %.4f, %.1f img/s' % (self.loss, self.speed())
+            line = {'loss': self.loss, 'gradient_norm': self.norm, 'learning_rate': learning_rate}
+            line.update({'images_per_second': self.speed()} if self.done else {})
         self.progress.update(1, note)
+        return line
 
     def end_epoch(self, epoch, learning_rate, accuracy=None):
         """Epoch `epoch` is over: add a row for `write` and print a line.
@@ -107,15 +106,13 @@ class Monitor:
         self.print(text)
 
     def write(self):
-        """Write metrics.csv with all rows.
+        """Write metrics.csv with all rows, and metrics.png.
 
         Raises:
-            SaveError: the folder cannot be written or the disk is full. The file is as it was.
+            SaveError: the folder cannot be written or the disk is full. The file that cannot be written is as it was.
         """
-        if self.metrics and self.rows:
-            text = io.StringIO(newline='')
-            csv.writer(text).writerows([COLUMNS] + self.rows)
-            write_text(self.metrics, text.getvalue(), 'choose another --ckpt_path')
+        if self.folder:
+            write_metrics(self.folder, self.rows, 'choose another --ckpt_path')
 
     def best(self):
         """(top-1 in per cent, epoch) of the epoch with the best validation so far, the earliest; (0, 0) if none.
@@ -144,25 +141,25 @@ class Monitor:
 
     def print(self, text):
         """Print a line without disturbing the bar."""
-        if self.metrics and self.progress:
+        if self.folder and self.progress:
             self.progress.print(text)
-        elif self.metrics:
+        elif self.folder:
             print(text, flush=True)
 
     def _read(self):
         """Read the waiting losses and norms from the device, add them up, and check that they are finite."""
         losses = np.array([loss.asnumpy() for _, _, loss, _, _ in self.waiting], np.float32)
         for (epoch, step, _, norm, rate), loss in zip(self.waiting, self.mean(losses) if self.waiting else ()):
-            self.loss, norm = float(loss), float(norm.asnumpy())
-            if not math.isfinite(self.loss) or not math.isfinite(norm):
+            self.loss, self.norm = float(loss), float(norm.asnumpy())
+            if not math.isfinite(self.loss) or not math.isfinite(self.norm):
                 # A loss that is finite has gradients that are not if the scale lets them overflow.
                 overflow = math.isfinite(self.loss) and self.loss_scale > 1
                 raise UserError('training has diverged in epoch %d, step %d: loss %g, gradient norm %g, learning rate '
                                 '%g, loss scale %s; the last good checkpoint is %s; start a new run with a lower %s'
-                                % (epoch, step, self.loss, norm, rate, self.loss_scale or 'dynamic',
+                                % (epoch, step, self.loss, self.norm, rate, self.loss_scale or 'dynamic',
                                    self.checkpoint or 'none', ('--loss_scale (0: dynamic)' if overflow else '--lr_init')
                                    + ', from it by --pretrained' * bool(self.checkpoint)))
-            self.sums = (self.sums[0] + 1, self.sums[1] + self.loss, self.sums[2] + norm)
+            self.sums = (self.sums[0] + 1, self.sums[1] + self.loss, self.sums[2] + self.norm)
         self.waiting = []
 
 

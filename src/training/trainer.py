@@ -1,4 +1,5 @@
 """One training run: set up, epochs of steps, validation, checkpoints, and the end that a signal asks for."""
+import importlib
 import os
 import shlex
 import sys
@@ -14,7 +15,9 @@ from src.cli import require_batch_statistics, training_config
 from src.config import presets
 from src.dataset import create_dataset
 from src.distributed.group import failing_for_all, join
+from src.errors import needed_for
 from src.files import SaveError
+from src.framework import Tensor
 from src.inference.evaluation import EvalStep, evaluate, on_device
 from src.lr_generator import learning_rate
 from src.network.build import build_network
@@ -25,6 +28,7 @@ from src.training.monitor import Monitor
 from src.training.train_step import StepRunner, build_train_step
 from src.versions import versions
 
+MOST_IMAGES = 32        # of the first batch that TensorBoard shows
 STOP_CHECK_STEPS = 10   # steps after which ranks on GPUs ask each other whether to stop; the question waits for them
 
 
@@ -40,6 +44,9 @@ def train(flags, given):
     network.pop('num_classes', None)        # the data may have other classes
     config = training_config(presets[flags.preset], network, given)
     require_batch_statistics(config)
+    with needed_for('--tensorboard True'):
+        if config.tensorboard:
+            importlib.import_module('tensorboardX')     # before anything is written
     group = join(flags.platform, flags.device_id, flags.is_distributed)
     with failing_for_all(group):
         trainer = Trainer(flags, group.configure(config), group, pretrained)
@@ -72,6 +79,7 @@ class Trainer:
         folder: the RunFolder, which only rank 0 has.
         saved: when the last checkpoint was written, or the run began, in seconds.
         monitor: what a person sees of the run.
+        events: the EventFile for TensorBoard on rank 0, or None.
     """
 
     def __init__(self, flags, config, group, pretrained=None):
@@ -92,6 +100,7 @@ class Trainer:
                                config.batch_size * config.accumulation_steps * group.size, config.log_steps,
                                self.position.rows, group.mean, config.loss_scale)
         self.monitor.checkpoint = self.position.path
+        self.events = self._open_events() if config.tensorboard and group.rank == 0 else None
         self._print_start()
 
     # --- set up ---------------------------------------------------------------------------------------------
@@ -148,6 +157,18 @@ class Trainer:
         run_folder.save_class_names(os.path.join(path, run_folder.CLASS_NAMES), self.dataset.class_names)
         return folder
 
+    def _open_events(self):
+        """The file of this process for TensorBoard; the first process of a run also shows its first images there."""
+        from src.training.events import EventFile  # tensorboardX takes 0.4 s to import
+        done = self.position.epoch * self.steps
+        events = EventFile(self.config.ckpt_path, done + self.position.sums[0], done)
+        if events.is_first:
+            with closing(self.dataset.batches(0)) as batches:
+                batch = next(batches)
+            images, color = (Tensor(array[:MOST_IMAGES]) for array in (batch.images, batch.color))
+            self._try(events.add_images, self.train_step.preprocess(images, color).asnumpy())
+        return events
+
     def _print_start(self):
         """Print what is trained and where the run starts."""
         dataset, position = self.dataset, self.position
@@ -187,7 +208,10 @@ class Trainer:
         with self.monitor.begin_epoch(epoch + 1, sums), closing(self.dataset.batches(epoch, sums[0])) as batches:
             for step in range(sums[0], self.steps):
                 loss, norm, rate = self.run_step(batches, epoch, step)
-                self.monitor.step(epoch + 1, step + 1, loss, norm, rate)
+                line = self.monitor.step(epoch + 1, step + 1, loss, norm, rate)
+                if line and self.events:
+                    line['loss_scale'] = self.train_step.loss_scale.number()
+                    self._try(self.events.add, epoch * self.steps + step + 1, 'training', line)
                 self.after_step(epoch, step + 1)
 
     def after_step(self, epoch, done):
@@ -212,6 +236,9 @@ class Trainer:
             accuracy = self.validate()
         rate = learning_rate((epoch + 1) * self.steps - 1, self.steps, self.config)
         self.monitor.end_epoch(epoch + 1, rate, accuracy)
+        if accuracy and self.events:
+            self._try(self.events.add, (epoch + 1) * self.steps, 'validation',
+                      {'top1': accuracy.top1, 'top5': accuracy.top5})
         self.save(epoch, self.steps, epoch + 1, run_folder.START.sums)
         status, _ = self.ask_ranks()
         if status:

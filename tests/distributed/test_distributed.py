@@ -21,6 +21,7 @@ from src.checkpoints.checkpoint import load
 from src.distributed.cpu_cluster import free_port
 from src.framework import VERSION
 from tests.helpers import ROOT, SMALL_FLAGS, run
+from tools.crash_test import points
 
 pytestmark = [pytest.mark.needs('mpirun', 'dash'), pytest.mark.slow]
 old = pytest.mark.skipif(VERSION < (2, 0), reason='the CPU cluster of MindSpore 1.10 takes too long to form')
@@ -83,7 +84,7 @@ def trained(image_folder, tmp_path_factory):
     """(checkpoint folder, output) of an undisturbed run of two ranks that each write their checkpoints."""
     folder = tmp_path_factory.mktemp('ranks') / 'whole'
     for _ in range(1 if VERSION >= (2, 0) else 3):
-        process = launch(image_folder, folder, '--is_save_on_master', '0')
+        process = launch(image_folder, folder, '--is_save_on_master', '0', '--tensorboard', 'True')
         if process.wait(timeout=600) == 0 or 'start again' not in output_of(folder):
             break
     assert process.returncode == 0, output_of(folder)
@@ -113,7 +114,9 @@ def test_sums_gradients_and_images_of_real_ranks(image_folder, tmp_path, count):
 
 def test_ranks_hold_the_same_bits_and_only_rank_0_reports(trained):
     folder, output = trained
-    assert sorted(os.listdir(str(folder))) == ['classes.txt', 'metrics.csv', 'nasnet-a-mobile-best.ckpt'] + [
+    assert sorted(os.listdir(str(folder))) == [
+        'classes.txt', 'events.out.tfevents.000001.nasnet-a-mobile', 'metrics.csv', 'metrics.png',
+        'nasnet-a-mobile-best.ckpt'] + [
         'nasnet-a-mobile-rank%d-%d_4.ckpt' % (rank, epoch) for rank in (0, 1) for epoch in (1, 2)] + ['train.log']
     assert differing(folder / LAST, folder / LAST.replace('rank0', 'rank1')) == []
     assert len(re.findall(r'^epoch \d/2 step \d/4 ', output, re.M)) == 4
@@ -125,9 +128,10 @@ def test_ranks_hold_the_same_bits_and_only_rank_0_reports(trained):
 @old
 def test_stopped_and_killed_launches_continue_as_one_run(trained, image_folder, tmp_path):
     whole, folder = trained[0], tmp_path / 'stopped'
+    flags = ('--save_checkpoint_steps', '1', '--tensorboard', 'True', '--resume', 'auto')
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         before = set(folder.glob('*.ckpt'))
-        process = launch(image_folder, folder, '--save_checkpoint_steps', '1', '--resume', 'auto')
+        process = launch(image_folder, folder, *flags)
         while set(folder.glob('*.ckpt')) == before and process.poll() is None:
             time.sleep(0.02)
         start = time.time()
@@ -143,12 +147,12 @@ def test_stopped_and_killed_launches_continue_as_one_run(trained, image_folder, 
         else:
             assert 'stopped by a signal; this goes on: the same launch with --resume %s' % folder in output
         assert processes_of(folder) == {}
-    process = launch(image_folder, folder, '--save_checkpoint_steps', '1', '--resume', 'auto')
+    process = launch(image_folder, folder, *flags)
     assert process.wait(timeout=600) == 0, output_of(folder)
     assert 'resuming %s' % folder in output_of(folder)
     assert not list(folder.glob('*rank1*')) and not list(folder.glob('*unfinished*'))
     assert differing(folder / LAST, whole / LAST) == []
-    assert rows(folder) == rows(whole)
+    assert rows(folder) == rows(whole) and points(folder) == points(whole)
 
 
 def test_another_number_of_ranks_is_another_run(trained, image_folder, tmp_path):

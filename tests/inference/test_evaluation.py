@@ -1,9 +1,12 @@
 """Accuracy: every image counts once, and of equal logits the one with the lower class number comes first."""
+import io
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from src import progress
 from src.dataset import Batch
 from src.distributed.group import Group
 from src.errors import UserError
@@ -51,6 +54,20 @@ def test_accuracy_is_over_the_images_that_could_be_read():
     accuracy = evaluate(logits_of, Images(), see=lambda first, batch, logits: seen.append((first, logits.shape)))
     assert (accuracy.top1, accuracy.top5) == (5 / 6, 1) and (accuracy.images, accuracy.skipped) == (6, 1)
     assert seen == [(0, (4, 8)), (4, (4, 8))]
+
+
+def test_progress_shows_the_top_1_until_now(monkeypatch):
+    class Slow(Step):
+        @staticmethod
+        def change(logits):
+            time.sleep(1.2)
+            return logits
+    monkeypatch.setattr(progress, 'SILENCE', 0)
+    lines = io.StringIO()
+    evaluate(Slow(), Images(), stream=lines)
+    first, *_, last = lines.getvalue().split('\n')[:-1]
+    assert first == 'evaluating: 0/6 images, compiling the network, 00:00:00 so far'
+    assert last.startswith('evaluating: 4/6 images, top-1 75.00%, 00:00:0')     # class 3 is taken for class 7
 
 
 def test_accuracy_is_over_the_images_of_all_ranks():

@@ -1,5 +1,6 @@
 """train.py, eval.py and export.py as a user runs them, on real JPEGs, with the small network."""
 import csv
+import io
 import os
 import re
 import shutil
@@ -11,10 +12,12 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from src.checkpoints.checkpoint import load
 from src.inference.exported import load_exported
 from tests.helpers import ROOT, SMALL_FLAGS, run
+from tools.crash_test import points
 
 
 @pytest.fixture(scope='module')
@@ -22,7 +25,7 @@ def trained(image_folder, tmp_path_factory):
     """(folder, finished process) of a run of three epochs of four steps."""
     folder = tmp_path_factory.mktemp('run')
     return folder, run('train.py', '--dataset_path', image_folder / 'train', '--eval_dataset_path',
-                       image_folder / 'val', '--epoch_size', 3, '--keep_checkpoint_max', 2,
+                       image_folder / 'val', '--epoch_size', 3, '--keep_checkpoint_max', 2, '--tensorboard', True,
                        '--ckpt_path', folder / 'checkpoint', *SMALL_FLAGS)
 
 
@@ -32,8 +35,8 @@ def test_training_leaves_checkpoints_metrics_and_class_list(trained):
     last = folder / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt'
     assert process.stdout.strip().split('\n')[-1] == 'last checkpoint: %s' % last
     assert sorted(os.listdir(str(folder / 'checkpoint'))) == [
-        'classes.txt', 'metrics.csv', 'nasnet-a-mobile-best.ckpt', 'nasnet-a-mobile-rank0-2_4.ckpt',
-        'nasnet-a-mobile-rank0-3_4.ckpt']
+        'classes.txt', 'events.out.tfevents.000001.nasnet-a-mobile', 'metrics.csv', 'metrics.png',
+        'nasnet-a-mobile-best.ckpt', 'nasnet-a-mobile-rank0-2_4.ckpt', 'nasnet-a-mobile-rank0-3_4.ckpt']
     assert (folder / 'checkpoint' / 'classes.txt').read_text().split('\n')[:4] == ['class %d' % i for i in range(4)]
     with open(str(folder / 'checkpoint' / 'metrics.csv')) as file:
         rows = list(csv.DictReader(file))
@@ -95,11 +98,29 @@ def test_eval_counts_every_image_once(trained, image_folder):
         assert 100 * float(list(csv.DictReader(file))[-1]['top1']) == pytest.approx(top1)
 
 
+def test_tensorboard_gets_lines_validations_and_the_first_images_once(trained):
+    folder = trained[0] / 'checkpoint'
+    found = points(folder)
+    names = {name for _, name, _ in found}
+    assert names == {'training/' + name for name in ('loss', 'gradient_norm', 'learning_rate', 'loss_scale')} | {
+        'validation/top1', 'validation/top5', 'training/images'}
+    assert [step for step, name, _ in found if name == 'training/loss'] == [2, 4, 6, 8, 10, 12]
+    with open(str(folder / 'metrics.csv')) as file:
+        rows = list(csv.DictReader(file))
+    assert [(step, '%.6f' % value) for step, name, value in found if name == 'validation/top1'] == [
+        (int(row['step']), row['top1']) for row in rows]
+    picture, = [value for _, name, value in found if name == 'training/images']
+    assert Image.open(io.BytesIO(picture)).size == (8 * 72, 72)         # the 8 images of a batch, side by side
+    images = np.array(Image.open(io.BytesIO(picture)).convert('RGB'))
+    assert images.std() > 20 and 40 < images.mean() < 215
+
+
 @pytest.mark.slow
 def test_resumed_run_is_the_same_run(trained, image_folder, tmp_path):
     """A run that SIGTERM, Ctrl-C and SIGKILL end, and that is resumed each time, has the bits of a whole run."""
     command = ('train.py', '--dataset_path', image_folder / 'train', '--eval_dataset_path', image_folder / 'val',
                '--epoch_size', 3, '--save_checkpoint_steps', 1, '--keep_checkpoint_max', 3, '--resume', 'auto',
+               '--tensorboard', True,
                '--ckpt_path', tmp_path) + tuple(SMALL_FLAGS)
     for wanted, number in (('1_1', signal.SIGTERM), ('1_3', signal.SIGINT), ('2_2', signal.SIGKILL)):
         process = subprocess.Popen([sys.executable] + [str(word) for word in command], cwd=ROOT, text=True,
@@ -123,6 +144,7 @@ def test_resumed_run_is_the_same_run(trained, image_folder, tmp_path):
         with open(str(folder / 'metrics.csv')) as file:
             rows.append([row[:-1] for row in csv.reader(file)])         # all but the speed
     assert rows[0] == rows[1]
+    assert points(tmp_path) == points(trained[0] / 'checkpoint')
     assert not list(tmp_path.glob('*unfinished*'))
 
 

@@ -51,6 +51,7 @@ MISTAKES = [
     (TRAIN + ' --device_id -1', '--device_id'),
     (TRAIN + ' --device_id one', '--device_id'),
     (TRAIN + ' --is_distributed maybe', '--is_distributed'),
+    (TRAIN + ' --tensorboard yes', '--tensorboard'),
     (TRAIN + ' --on_bad_image delete', 'on_bad_image must be skip or stop'),
     (TRAIN + ' --on_save_error ignore', 'on_save_error must be stop or continue'),
     (TRAIN + ' --freeze heads', 'freeze must be none or backbone'),
@@ -107,6 +108,11 @@ MISTAKES = [
     ('tools/check_dataset.py absent', 'absent'),
     ('tools/check_dataset.py good --workers 0', '--workers'),
     ('tools/make_demo_dataset.py good', 'good'),
+    ('tools/plot_metrics.py', 'RUN'),
+    ('tools/plot_metrics.py absent', 'absent is of no use (No such file or directory)'),
+    ('tools/plot_metrics.py good', 'good/metrics.csv is of no use'),
+    ('tools/plot_metrics.py readme.txt', 'readme.txt is of no use (it has no columns epoch and loss)'),
+    ('tools/plot_metrics.py good --output runs.jpg', '--output'),
     (SH + 'run_standalone_train_for_gpu.sh', 'usage: '),
     (SH + 'run_standalone_train_for_gpu.sh x good', 'DEVICE_ID'),
     (SH + 'run_standalone_train_for_gpu.sh 0 absent', 'absent'),
@@ -168,4 +174,19 @@ def test_every_mistake_is_one_sentence_and_changes_nothing(place):
             lines = lines[-1:]          # argparse prints its usage before the sentence
         assert len(lines) == 1 and culprit in lines[0] and 'Traceback' not in result.stderr, story
         assert result.stdout == '', story
+    assert everything(place) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('command,library', [
+    (TRAIN + ' --tensorboard True', 'tensorboardX'), (EVAL + 'own.ckpt --report new', 'matplotlib')])
+def test_a_missing_library_is_one_sentence_before_the_work_begins(place, tmp_path, command, library):
+    (tmp_path / (library + '.py')).write_text('raise ImportError("No module named %s")' % library)
+    before, words = everything(place), command.split()
+    result = subprocess.run([sys.executable, os.path.join(ROOT, words[0])] + words[1:], cwd=str(place),
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300, universal_newlines=True,
+                            env=dict(os.environ, PYTHONPATH=str(tmp_path)))
+    assert (result.returncode, result.stdout) == (1, '')
+    assert result.stderr == ('error: %s needs a library that cannot be imported (No module named %s): install '
+                             'requirements.txt\n' % (words[-2] + ' True' * (library == 'tensorboardX'), library))
     assert everything(place) == before

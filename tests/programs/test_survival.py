@@ -124,7 +124,7 @@ def test_a_run_may_go_on_with_a_full_disk(image_folder, tmp_path):
                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10 ** 6, 10 ** 6)))
     assert process.returncode == 0, process.stderr
     assert re.match(r'warning: \S+1_4\.ckpt cannot be written .*: make room', process.stderr), process.stderr
-    assert sorted(os.listdir(str(tmp_path))) == ['classes.txt', 'metrics.csv']
+    assert sorted(os.listdir(str(tmp_path))) == ['classes.txt', 'metrics.csv', 'metrics.png']
 
 
 @pytest.mark.slow
