@@ -57,14 +57,12 @@ def test_accuracy_is_over_the_images_that_could_be_read():
 
 
 def test_progress_shows_the_top_1_until_now(monkeypatch):
-    class Slow(Step):
-        @staticmethod
-        def change(logits):
-            time.sleep(1.2)
-            return logits
+    def slow(images):
+        time.sleep(1.2)
+        return logits_of(images)
     monkeypatch.setattr(progress, 'SILENCE', 0)
     lines = io.StringIO()
-    evaluate(Slow(), Images(), stream=lines)
+    evaluate(slow, Images(), stream=lines)
     first, *_, last = lines.getvalue().split('\n')[:-1]
     assert first == 'evaluating: 0/6 images, compiling the network, 00:00:00 so far'
     assert last.startswith('evaluating: 4/6 images, top-1 75.00%, 00:00:0')     # class 3 is taken for class 7
