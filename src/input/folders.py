@@ -46,10 +46,9 @@ def scan(path, shown=True):
         folders, ignored, nested = {}, len(entries) - len(classes), []
         with Progress('listing the images of %s' % path, len(classes), 'folders', shown=shown) as progress:
             for name in classes:
-                folders[name], others = list_images(os.path.join(path, name))
-                ignored += others
-                if others:
-                    nested += nested_images(os.path.join(path, name))
+                folders[name], others = _list(os.path.join(path, name))
+                ignored += len(others)
+                nested += nested_images(others)
                 progress.update()
     except OSError as error:
         remedy = 'allow this user to read it' if error.errno in (errno.EACCES, errno.EPERM) else \
@@ -74,21 +73,31 @@ def list_images(folder):
     Raises:
         OSError: the folder cannot be read.
     """
+    names, others = _list(folder)
+    return names, len(others)
+
+
+def _list(folder):
+    """Return (sorted names of the images of one folder, entries of os.scandir of everything else)."""
+    names, others = [], []
     with os.scandir(folder) as entries:
-        entries = list(entries)
-    # "Not a folder" instead of "a file": a link whose target is missing must be reported later, not ignored.
-    names = sorted(entry.name for entry in entries if entry.name.lower().endswith(EXTENSIONS)
-                   and not _is_ignored(entry.name) and not _is_folder(entry))
-    return names, len(entries) - len(names)
+        for entry in entries:
+            # "Not a folder" instead of "a file": a link whose target is missing must be reported later, not ignored.
+            if _is_image(entry.name) and not _is_folder(entry):
+                names.append(entry.name)
+            else:
+                others.append(entry)
+    return sorted(names), others
 
 
-def nested_images(folder):
-    """List the paths of the folders in `folder`, at any depth, that hold images, sorted."""
+def nested_images(entries):
+    """List the paths of the folders among `entries` of os.scandir, and in them, that hold images; sorted."""
     found = []
-    for path, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not _is_ignored(name))
-        if path != folder and any(name.lower().endswith(EXTENSIONS) and not _is_ignored(name) for name in files):
-            found.append(path)
+    for entry in sorted(entries, key=lambda entry: entry.name):
+        if not _is_ignored(entry.name) and entry.is_dir(follow_symlinks=False):
+            for path, folders, files in os.walk(entry.path):
+                folders[:] = sorted(name for name in folders if not _is_ignored(name))
+                found += [path] * any(map(_is_image, files))
     return found
 
 
@@ -113,6 +122,10 @@ def _is_folder(entry):
         if error.errno == errno.ELOOP:
             return False
         raise
+
+
+def _is_image(name):
+    return name.lower().endswith(EXTENSIONS) and not _is_ignored(name)
 
 
 def _is_ignored(name):
