@@ -307,7 +307,10 @@ class _Pass:
 
 
 class _EpochIterator:
-    """An iterator that starts again in each `for`, once for every epoch, as MindSpore's iterators do."""
+    """An iterator that starts again in each `for`, once for every epoch, as MindSpore's iterators do.
+
+    Its length is the number of batches of an epoch. MindSpore's GeneratorDataset asks for it.
+    """
 
     def __init__(self, dataset, num_epochs, output_numpy, make_row):
         self.dataset, self.epochs_left = dataset, num_epochs
@@ -316,6 +319,9 @@ class _EpochIterator:
 
     def __iter__(self):
         return self
+
+    def __len__(self):
+        return self.dataset.get_dataset_size()
 
     def __next__(self):
         if self.batches is None:

@@ -397,6 +397,7 @@ def test_iterators_give_an_epoch_at_each_pass(images):
     iterator = create_dataset(images, config(), True).create_tuple_iterator(num_epochs=2, output_numpy=True)
     for number in range(2):
         rows = list(iterator)
+        assert len(iterator) == len(rows)
         assert_same(rows, [batch[:2] for batch in epoch(images, number)])
     assert list(iterator) == []
     dataset = create_dataset(images, config(), True)

@@ -20,7 +20,7 @@ from tests.helpers import ROOT
 # The layers from top to bottom. A module imports only from its own layer and from layers below it. Within a layer no
 # module imports another one in a circle. A name stands for a module, or for a package with everything in it.
 LAYERS = (
-    ('train', 'eval', 'export', 'tools'),
+    ('train', 'eval', 'export', 'mindspore_hub_conf', 'tools'),
     ('src.training',),
     ('src.inference', 'src.convert'),
     ('src.distributed',),
@@ -42,8 +42,9 @@ LONGEST_FILES = {'train.py': 80, 'eval.py': 80, 'export.py': 80, 'nasnet_a_mobil
 # Where a reader looks for things.
 ROOMS = {
     '.': 'README.md README_CN.md CONTRIBUTING.md LICENSE pyproject.toml requirements.txt requirements-test.txt '
-         'train.py eval.py export.py nasnet_a_mobile.py',
-    'docs': 'configuration.md curves.md distributed.md exactness.md images.md speed.md troubleshooting.md weights.md',
+         'train.py eval.py export.py mindspore_hub_conf.py nasnet_a_mobile.py',
+    'docs': 'configuration.md curves.md distributed.md exactness.md images.md python.md speed.md troubleshooting.md '
+            'weights.md',
     'scripts': 'run_standalone_train_for_gpu.sh run_distribute_train_for_gpu.sh run_eval_for_gpu.sh run_eval_onnx.sh '
                'run_tests.sh',
     'src': 'config.py dataset.py loss.py lr_generator.py errors.py files.py cli.py framework.py progress.py signals.py',
@@ -64,7 +65,7 @@ ROOMS = {
 
 def paths(*folders):
     """Paths of all Python files of the programs and of these folders, relative to the project."""
-    found = ['train.py', 'eval.py', 'export.py', 'nasnet_a_mobile.py']
+    found = ['train.py', 'eval.py', 'export.py', 'mindspore_hub_conf.py', 'nasnet_a_mobile.py']
     for folder in folders:
         found += glob.glob(os.path.join(ROOT, folder, '**', '*.py'), recursive=True)
     return [os.path.relpath(os.path.join(ROOT, path), ROOT) for path in found]
