@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the environment and a few images, trains a small network on them, evaluates it and exports it, in minutes.
-# Everything goes into demo/ and .venv/. PLATFORM is CPU here unless it is set.
+# Everything goes into demo/ and .venv/, or into demo/ in the working folder if the project's folder cannot be written,
+# and VENV. PLATFORM is CPU here unless it is set.
 PLATFORM=${PLATFORM:-CPU}
 export PLATFORM
 here=$(dirname -- "$(readlink -f -- "$0" || echo "$0")")    # $0 may be a link
@@ -9,11 +10,13 @@ here=$(dirname -- "$(readlink -f -- "$0" || echo "$0")")    # $0 may be a link
 make_environment requirements.txt
 PYTHON=$RUN_PYTHON
 export PYTHON
-data=$ROOT/demo/data
-run=$ROOT/demo/run-$(date +%Y%m%d-%H%M%S)
+demo=$ROOT/demo
+[ -w "$ROOT" ] || demo=$(pwd)/demo
+data=$demo/data
+run=$demo/run-$(date +%Y%m%d-%H%M%S)
 set -e
 if [ ! -d "$data" ]; then
-    mkdir -p "$ROOT/demo"
+    mkdir -p "$demo"
     rm -rf "$data.unfinished"
     "$RUN_PYTHON" "$ROOT/tools/make_demo_dataset.py" "$data.unfinished" >/dev/null
     mv "$data.unfinished" "$data"

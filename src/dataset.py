@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
+from loky import cpu_count
 
 from src.errors import UserError, one_line
 from src.input.draws import COLOR, CROP, REPLACEMENT, epoch_order, uniforms
@@ -140,7 +141,7 @@ class ImageFolder:
         parts = self.config.accumulation_steps if self.training else 1
         # If the batches are small, more of them are prepared, so that every thread has work.
         ahead = AHEAD + self.config.work_nums // self.config.batch_size
-        pool = ThreadPoolExecutor(min(self.config.work_nums, os.cpu_count() or 1))
+        pool = ThreadPoolExecutor(min(self.config.work_nums, cpu_count()))
         pending = collections.deque()
         try:
             for number in range(first_step * parts, self.get_dataset_size() * parts):

@@ -69,7 +69,7 @@ def _import_mindspore():
         with without_chatter():
             import mindspore as imported
         return imported
-    except ImportError as error:
+    except (ImportError, OSError) as error:     # MindSpore 1.10 starts ldd, which may be absent
         raise UserError('MindSpore cannot be imported (%s): install requirements.txt with Python 3.10-3.12 '
                         '(mindspore 2) or 3.7-3.9 (mindspore-gpu 1.10 and CUDA 11), this is Python %d.%d'
                         % ((error,) + sys.version_info[:2]))
@@ -132,36 +132,48 @@ def use_deterministic_gradients():
     return True
 
 
+def count_gpus():
+    """The number of GPUs that the NVIDIA driver finds, at least 1.
+
+    Raises:
+        UserError: there is no driver, or it finds no device.
+    """
+    try:
+        driver = ctypes.CDLL('libcuda.so.1')
+    except OSError:
+        raise UserError('no GPU: the NVIDIA driver library libcuda.so.1 is not installed; ' + _REMEDY)
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        raise UserError('no GPU: the NVIDIA driver finds no device (CUDA_VISIBLE_DEVICES=%s); %s'
+                        % (os.environ.get('CUDA_VISIBLE_DEVICES', ''), _REMEDY))
+    return count.value
+
+
+_REMEDY = 'run with --platform CPU (PLATFORM=CPU for the scripts)'
+
+
 def _require_gpu(device_id, processes_here):
     """The number of the GPU to use. The driver is asked, as MindSpore reports a missing GPU late and in obscure words.
 
     A scheduler may show each process only its own GPU; that is then number 0, whatever `device_id` is. MindSpore 1.10
     cannot use it: in a group it takes the GPU of its local rank, whatever it is told.
     """
-    remedy = 'run with --platform CPU (PLATFORM=CPU for the scripts)'
-    visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
-    try:
-        driver = ctypes.CDLL('libcuda.so.1')
-    except OSError:
-        raise UserError('no GPU: the NVIDIA driver library libcuda.so.1 is not installed; ' + remedy)
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        raise UserError('no GPU: the NVIDIA driver finds no device (CUDA_VISIBLE_DEVICES=%s); %s' % (visible, remedy))
-    if processes_here > 1 and count.value == 1 and visible and VERSION >= (2, 0):
+    count, visible = count_gpus(), os.environ.get('CUDA_VISIBLE_DEVICES', '')
+    if processes_here > 1 and count == 1 and visible and VERSION >= (2, 0):
         device_id = 0
-    elif processes_here > count.value:
+    elif processes_here > count:
         raise UserError('%d processes on this machine, but the NVIDIA driver finds %d GPUs (CUDA_VISIBLE_DEVICES=%s): '
-                        'lower DEVICE_NUM, or let each process see all GPUs' % (processes_here, count.value, visible))
-    if device_id >= count.value:
+                        'lower DEVICE_NUM, or let each process see all GPUs' % (processes_here, count, visible))
+    if device_id >= count:
         raise UserError('no GPU %d: the NVIDIA driver finds %d, numbered from 0; choose another --device_id'
-                        % (device_id, count.value))
+                        % (device_id, count))
     with open('/proc/self/maps') as maps:
         loaded = 'libmindspore_gpu.so' in maps.read()
     if not loaded:
         raise UserError('MindSpore %s did not load its GPU part (%s): it needs the CUDA 11 and cuDNN 8 libraries%s; '
                         'install them or %s' % (mindspore.__version__, _why_no_gpu_part(),
                                                 ' and CUDA_HOME set to a CUDA 11 with nvcc' if VERSION >= (2, 0)
-                                                else '', remedy))
+                                                else '', _REMEDY))
     return device_id
 
 

@@ -18,6 +18,8 @@ PROMISED = {
     'loss_scale': 1, 'accumulation_steps': 1, 'amp_level': 'O0',
     'image_size': 224, 'bn_decay': 0.9997, 'dropout_keep_prob': 0.5, 'clip_norm': 10.0}
 
+pytestmark = pytest.mark.smoke
+
 
 def test_defaults_are_the_recipe():
     assert {key: nasnet_a_mobile_config_gpu.get(key) for key in PROMISED} == PROMISED

@@ -103,10 +103,28 @@ def test_neighbours_of_one_file_get_different_crops(tmp_path):
 
 @pytest.mark.parametrize('training', [True, False])
 def test_any_number_of_workers_gives_the_same_bytes(images, training, monkeypatch):
-    monkeypatch.setattr(os, 'cpu_count', lambda: 8)
+    monkeypatch.setattr(module, 'cpu_count', lambda: 8)
     one = epoch(images, training=training, work_nums=1)
     for workers in (2, 5, 8):
         assert_same(epoch(images, training=training, work_nums=workers), one)
+
+
+def test_there_are_no_more_threads_than_processors_that_this_process_may_use(images):
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        batches = create_dataset(images, config(work_nums=8), True).batches(0)
+        next(batches)
+        assert sum(thread.name.startswith('ThreadPoolExecutor') for thread in threading.enumerate()) == 1
+        batches.close()
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_opencv_leaves_threads_to_the_data_set(images):
+    cv2.setNumThreads(2)
+    create_dataset(images, config(), True)
+    assert cv2.getNumThreads() == 1
 
 
 @pytest.mark.parametrize('step', [0, 2, 4, 5])
@@ -207,7 +225,7 @@ def test_training_puts_another_file_in_the_place_of_a_bad_one(own_images, capsys
 
 
 def test_replacements_are_the_same_for_any_number_of_workers(own_images, monkeypatch):
-    monkeypatch.setattr(os, 'cpu_count', lambda: 8)
+    monkeypatch.setattr(module, 'cpu_count', lambda: 8)
     damage(own_images, *('ant/%d.jpg' % number for number in range(7)))
     assert_same(epoch(own_images, work_nums=8), epoch(own_images, work_nums=1))
 

@@ -175,6 +175,7 @@ def test_importing_a_light_module_does_nothing_and_loads_no_heavy_one(module):
     observe('light', [module])
 
 
+@pytest.mark.smoke
 def test_importing_any_module_prints_nothing_and_leaves_signals_and_python_threads_alone():
     observe('heavy', sorted({module_name(path) for path in paths('src')}))
 

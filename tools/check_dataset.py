@@ -14,6 +14,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from loky import cpu_count
 from PIL import Image
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -162,7 +163,7 @@ def main():
     parser = argparse.ArgumentParser(description='Name every image file that training could not use, and say what '
                                                  'kinds of images a data set has.')
     parser.add_argument('folder', metavar='DIR', help='data set, a folder per class')
-    parser.add_argument('--workers', type=int, default=os.cpu_count(), metavar='N', help='threads')
+    parser.add_argument('--workers', type=int, default=cpu_count(), metavar='N', help='threads')
     parser.add_argument('--json', metavar='FILE', help='also write all results to this file')
     flags = parser.parse_args()
     if flags.workers < 1:

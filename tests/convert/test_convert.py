@@ -87,6 +87,7 @@ def test_keras_without_top_is_for_pretraining(sources, tmp_path, capsys):
                                                                                       'classifier.weight']
 
 
+@pytest.mark.smoke
 @pytest.mark.slow
 def test_a_converted_checkpoint_works_in_the_programs(sources, tmp_path):
     process = run('tools/convert_weights.py', '--source', sources / 'port_zip.pth', '--output', tmp_path / 'a.ckpt')

@@ -62,6 +62,12 @@ def trained(null_cuda, image_folder, tmp_path_factory):
     return command, succeed(null_cuda, *command + ['--epoch_size', 1]), folder / 'nasnet-a-mobile-rank0-1_4.ckpt'
 
 
+def test_a_machine_with_everything_is_ready_for_one_gpu_and_lacks_seven(null_cuda):
+    output = succeed(null_cuda, 'tools/check_gpu.py')
+    assert 'one GPU: ready' in output and output.count('missing') == 1
+    assert '8 GPUs: missing (8 processes on this machine, but the NVIDIA driver finds 1 GPUs' in output
+
+
 @pytest.mark.slow
 def test_training_validates_saves_and_resumes(null_cuda, trained):
     """Passing shows that training and validation compile and run, and that weights and optimizer state go to the

@@ -18,6 +18,8 @@ from tests.helpers import ROOT
 from tests.input import image_files
 from tests.input.image_files import chunk, encode, padded, picture, rotated, with_chunk, with_segment, without_segment
 
+pytestmark = pytest.mark.smoke
+
 JPEG = encode(picture(), 'JPEG', quality=95)
 PNG = encode(picture(), 'PNG')
 SOUND = image_files.of_each_format()

@@ -29,6 +29,7 @@ def trained(image_folder, tmp_path_factory):
                        '--ckpt_path', folder / 'checkpoint', *SMALL_FLAGS)
 
 
+@pytest.mark.smoke
 def test_training_leaves_checkpoints_metrics_and_class_list(trained):
     folder, process = trained
     assert process.returncode == 0, process.stderr
@@ -86,6 +87,7 @@ def test_same_command_same_bits(trained, image_folder, tmp_path):
     assert [key for key in first if not np.array_equal(first[key], second[key])] == []
 
 
+@pytest.mark.smoke
 def test_eval_counts_every_image_once(trained, image_folder):
     process = run('eval.py', '--platform', 'CPU', '--dataset_path', image_folder / 'val', '--batch_size', 8,
                   '--checkpoint', trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt')
@@ -115,6 +117,7 @@ def test_tensorboard_gets_lines_validations_and_the_first_images_once(trained):
     assert images.std() > 20 and 40 < images.mean() < 215
 
 
+@pytest.mark.smoke
 @pytest.mark.slow
 def test_resumed_run_is_the_same_run(trained, image_folder, tmp_path):
     """A run that SIGTERM, Ctrl-C and SIGKILL end, and that is resumed each time, has the bits of a whole run."""
@@ -192,6 +195,7 @@ def test_resume_refuses_another_run_and_a_damaged_file(trained, image_folder, tm
     assert 'last checkpoint: %s' % (tmp_path / 'nasnet-a-mobile-rank0-2_4.ckpt') in auto.stdout
 
 
+@pytest.mark.smoke
 @pytest.mark.slow
 @pytest.mark.parametrize('file_format,batch_size,ending', [('MINDIR', 1, ''), ('ONNX', 3, '.onnx')])
 def test_export_agrees_with_the_network(trained, image_folder, tmp_path, file_format, batch_size, ending):

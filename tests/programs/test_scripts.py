@@ -63,6 +63,12 @@ def test_scripts_are_posix_and_clean(name):
     assert result.returncode == 0, result.stdout.decode()
 
 
+def test_the_dockerfile_is_clean():
+    linter = os.path.join(os.path.dirname(sys.executable), 'hadolint')
+    result = subprocess.run([linter, 'Dockerfile'], cwd=ROOT, stdout=subprocess.PIPE)
+    assert result.returncode == 0, result.stdout.decode()
+
+
 @pytest.mark.parametrize('name', sorted(RUNS))
 @pytest.mark.parametrize('status', ['0', '7'])
 def test_output_is_shown_and_logged_and_the_status_kept(project, name, status):

@@ -5,6 +5,8 @@ import platform as python_platform
 import shutil
 import subprocess
 
+from loky import cpu_count
+
 CUDART = 'libcudart.so.11.0'    # the name that every CUDA 11 has; it is already in a process that uses a GPU
 VERSION_FUNCTIONS = {'CUDA of the driver': ('libcuda.so.1', 'cuDriverGetVersion'),
                      'CUDA runtime': (CUDART, 'cudaRuntimeGetVersion'),
@@ -17,7 +19,7 @@ def machine(platform, device_id):
         model = next((line.split(':')[1].strip() for line in cpuinfo if line.startswith('model name')), 'unknown CPU')
     with open('/proc/meminfo') as meminfo:
         memory = int(meminfo.readline().split()[1]) / 2 ** 20
-    found = {'cpu': model, 'cores': os.cpu_count(), 'memory_gb': round(memory, 1), 'load': os.getloadavg()[0],
+    found = {'cpu': model, 'cores': cpu_count(), 'memory_gb': round(memory, 1), 'load': os.getloadavg()[0],
              'python': python_platform.python_version(), 'platform': platform}
     if platform == 'GPU' and shutil.which('nvidia-smi'):
         query = ['nvidia-smi', '--query-gpu=name,memory.total,driver_version', '--format=csv,noheader', '-i',

@@ -150,9 +150,11 @@ def show(flags, batch_size, arguments):
         a list of {'processes', 'images_per_second', 'efficiency', 'communication', 'input'}. Efficiency is the speed
         divided by that of as many single processes; the last two are shares of the time of a step.
     """
+    from loky import cpu_count
+
     from src.framework import mindspore
     print('%s, %d cores, MindSpore %s, batch %d a process, %d steps'
-          % (flags.platform, os.cpu_count(), mindspore.__version__, batch_size, flags.steps))
+          % (flags.platform, cpu_count(), mindspore.__version__, batch_size, flags.steps))
     print('%9s %9s %11s %9s %15s %7s' % ('processes', 'img/s', 'of 1 x N', 'compute', 'communication', 'input'))
     first, rows = None, []      # images a second of one process, in the first row
     for count in flags.ranks:

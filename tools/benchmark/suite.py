@@ -175,10 +175,11 @@ def mindspore_input(config, settings):
 
 def mindspore_pipeline(config, settings, mirror):
     """A function that makes MindSpore's own pipeline of the images in settings['folder']."""
+    from loky import cpu_count
     from mindspore import dataset
     from mindspore.dataset import vision
     dataset.config.set_seed(config.random_seed)
-    workers = min(config.work_nums, os.cpu_count())
+    workers = min(config.work_nums, cpu_count())
     operators = [vision.RandomCropDecodeResize(config.image_size, scale=(config.crop_min_area, 1.0))]
     if mirror:
         operators.append(vision.RandomHorizontalFlip())
