@@ -10,7 +10,7 @@ nasnet_a_mobile_config_gpu = {
     'random_seed': 1,             # weights, order, augmentation and dropout follow from it
     'rank': 0,                    # number of this process among group_size; the launcher sets it
     'group_size': 1,              # number of data-parallel processes (ranks); the launcher sets it
-    'work_nums': 8,               # threads that decode images, at most the number of cores
+    'work_nums': 8,               # threads that decode images, at most as many as processors
     'epoch_size': 500,            # epochs to train
     'log_steps': 100,             # steps between two lines of the log
     'tensorboard': False,         # True: also write event files for TensorBoard into ckpt_path

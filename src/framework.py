@@ -79,11 +79,12 @@ _preload_cuda_wheels()
 mindspore = _import_mindspore()
 
 from mindspore import Parameter, Tensor, nn, ops  # noqa: F401
-from mindspore.train.mind_ir_pb2 import ModelProto  # noqa: F401
 
 VERSION = tuple(int(part) for part in mindspore.__version__.split('.')[:2])
 if VERSION < (1, 10):
     raise UserError('MindSpore %s is too old: install requirements.txt' % mindspore.__version__)
+
+from mindspore.train.mind_ir_pb2 import ModelProto  # noqa: F401
 
 
 def use_device(platform, device_id=0, processes_here=1):

@@ -21,8 +21,9 @@ SECTIONS = ['Contents', 'NASNet Description', 'Model Architecture', 'Dataset', '
 SECTIONS_CN = ['目录', 'NASNet概述', '模型架构', '数据集', '环境要求', '快速入门', '脚本说明', '脚本及样例代码',
                '脚本参数', '训练过程', '评估过程', '导出过程', '模型描述', '性能', '训练性能', '评估性能',
                '随机情况说明', 'ModelZoo主页', '许可证']
-# Flags of msrun and mpirun.
-FLAGS_OF_LAUNCHERS = {'worker_num', 'local_worker_num', 'master_port', 'join', 'log_dir', 'bind-to'}
+# Flags of msrun, mpirun and docker.
+FLAGS_OF_LAUNCHERS = {'worker_num', 'local_worker_num', 'master_port', 'join', 'log_dir', 'bind-to',
+                      'allow-run-as-root', 'gpus', 'cpus', 'shm-size'}
 FOLDERS = 'scripts|src|tools|tests|docs'
 
 

@@ -42,11 +42,11 @@ LONGEST_FILES = {'train.py': 80, 'eval.py': 80, 'export.py': 80, 'nasnet_a_mobil
 # Where a reader looks for things.
 ROOMS = {
     '.': 'README.md README_CN.md CONTRIBUTING.md LICENSE pyproject.toml requirements.txt requirements-test.txt '
-         'train.py eval.py export.py mindspore_hub_conf.py nasnet_a_mobile.py',
-    'docs': 'configuration.md curves.md distributed.md exactness.md images.md python.md speed.md troubleshooting.md '
-            'weights.md',
+         'Dockerfile train.py eval.py export.py mindspore_hub_conf.py nasnet_a_mobile.py',
+    'docs': 'installation.md configuration.md curves.md distributed.md exactness.md images.md python.md speed.md '
+            'troubleshooting.md weights.md',
     'scripts': 'run_standalone_train_for_gpu.sh run_distribute_train_for_gpu.sh run_eval_for_gpu.sh run_eval_onnx.sh '
-               'run_tests.sh',
+               'run_tests.sh setup.sh check_pythons.sh',
     'src': 'config.py dataset.py loss.py lr_generator.py errors.py files.py cli.py framework.py progress.py signals.py',
     'src/input': 'folders.py reading.py image.py plain.py draws.py preprocess.py',
     'src/network': 'layers.py merge.py fold.py initialize.py build.py precision.py',
@@ -57,7 +57,8 @@ ROOMS = {
                     'flat.py',
     'src/inference': 'evaluation.py classify.py report.py export.py exported.py',
     'src/convert': 'foreign.py names.py',
-    'tools': 'check_dataset.py check_device.py convert_weights.py crash_test.py make_demo_dataset.py plot_metrics.py',
+    'tools': 'check_dataset.py check_device.py check_gpu.py convert_weights.py crash_test.py make_demo_dataset.py '
+             'plot_metrics.py',
     'tools/benchmark': '__main__.py',
     'tools/golden': 'reference.npz make_golden.py compare.py draw.py',
     'tests/golden': 'make_sources.py'}

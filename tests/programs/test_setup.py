@@ -135,8 +135,8 @@ def stubs(tmp_path):
     root = copy_scripts(tmp_path / 'a project')
     programs = tmp_path / 'bin'
     programs.mkdir()
-    for name in ('dash', 'sh', 'dirname', 'readlink', 'cat', 'cksum', 'mkdir', 'mktemp', 'date', 'sed', 'rm', 'ls', 'mv',
-                 'expr', 'tr', 'uname', 'cp'):
+    for name in ('dash', 'sh', 'dirname', 'readlink', 'cat', 'cksum', 'mkdir', 'mktemp', 'date', 'sed', 'rm', 'ls',
+                 'mv', 'expr', 'tr', 'uname', 'cp'):
         (programs / name).symlink_to(shutil.which(name))
     for name in ('python3.8', 'python3.12'):
         (programs / name).write_text(STUB % sys.executable)
@@ -175,7 +175,7 @@ def test_pip_is_told_that_this_is_no_package(tmp_path):
     for name in ('pyproject.toml', 'tools/no_package.py'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(os.path.join(ROOT, name), str(tmp_path / name))
-    process = subprocess.run([sys.executable, '-m', 'pip', 'install', '--target', str(tmp_path / 'site'), str(tmp_path)],
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    process = subprocess.run([sys.executable, '-m', 'pip', 'install', '--target', str(tmp_path / 'site'),
+                              str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
     assert process.returncode == 1 and 'error: this project is not a package: run its programs' in process.stdout
     assert not (tmp_path / 'site').exists()
