@@ -24,6 +24,11 @@ graph_mode_is_slow = pytest.mark.parametrize('mode', [pytest.param('graph', mark
                                              indirect=True)
 
 
+# Before the name of a program: its progress then has a line every half second, not only after a long silence.
+IMPATIENT = ('-c', 'import runpy, sys\nfrom src import progress\nprogress.SILENCE = 0\ndel sys.argv[0]\n'
+                   'runpy.run_path(sys.argv[0], run_name="__main__")')
+
+
 def run(*command, **options):
     """Run a program of the project -> CompletedProcess with text output."""
     return subprocess.run([sys.executable] + [str(part) for part in command], cwd=ROOT, timeout=600,

@@ -15,7 +15,7 @@ from src.errors import UserError
 from src.inference.class_names import class_names, imagenet_names, readable
 from src.inference.report import Report
 from src.network.initialize import initialize
-from tests.helpers import SMALL, run
+from tests.helpers import IMPATIENT, SMALL, run
 
 
 @pytest.fixture(scope='module')
@@ -43,13 +43,14 @@ def photos(tmp_path_factory):
 
 def classified(trained, *flags):
     """Run eval.py with the checkpoint `trained` -> CompletedProcess."""
-    return run('eval.py', '--platform', 'CPU', '--checkpoint', trained, *flags)
+    return run(*IMPATIENT, 'eval.py', '--platform', 'CPU', '--checkpoint', trained, *flags)
 
 
 @pytest.mark.slow
 def test_a_folder_of_photos_as_json_csv_and_table(trained, photos):
     process = classified(trained, '--image', photos, '--format', 'json')
-    warning = re.sub('^classifying: .*\n', '', process.stderr, flags=re.M)      # only on a slow machine
+    assert re.match(r'classifying: 0/3 images, compiling the network, 00:\d\d:\d\d so far\n', process.stderr)
+    warning = re.sub('^classifying: .*\n', '', process.stderr, flags=re.M)
     assert process.returncode == 1 and warning == 'warning: %s: not an image (%s)\n' % (
         photos / 'broken.jpg', 'JPEG, PNG, GIF, BMP, WEBP, TIFF')
     rows = [json.loads(line) for line in process.stdout.strip().split('\n')]

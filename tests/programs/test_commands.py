@@ -16,7 +16,7 @@ from PIL import Image
 
 from src.checkpoints.checkpoint import load
 from src.inference.exported import load_exported
-from tests.helpers import ROOT, SMALL_FLAGS, run
+from tests.helpers import IMPATIENT, ROOT, SMALL_FLAGS, run
 from tools.crash_test import points
 
 
@@ -89,9 +89,10 @@ def test_same_command_same_bits(trained, image_folder, tmp_path):
 
 @pytest.mark.smoke
 def test_eval_counts_every_image_once(trained, image_folder):
-    process = run('eval.py', '--platform', 'CPU', '--dataset_path', image_folder / 'val', '--batch_size', 8,
+    process = run(*IMPATIENT, 'eval.py', '--platform', 'CPU', '--dataset_path', image_folder / 'val', '--batch_size', 8,
                   '--checkpoint', trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt')
     assert process.returncode == 0, process.stderr
+    assert re.search(r'^evaluating: 0/20 images, compiling the network, 00:\d\d:\d\d so far$', process.stderr, re.M)
     lines = process.stdout.split('\n')
     top1 = float(re.match(r'acc=(\d+\.\d+)%\(TOP1\)$', lines[0]).group(1))
     assert re.match(r'acc=100\.00%\(TOP5\)$', lines[1])
@@ -202,11 +203,12 @@ def test_export_agrees_with_the_network(trained, image_folder, tmp_path, file_fo
     # MindSpore itself takes no path with such characters.
     folder, temporary = tmp_path / 'größe lr=0.01' / 'run(1), a+b', tmp_path / 'tmp 猫='
     temporary.mkdir()
-    process = run('export.py', '--platform', 'CPU', '--file_format', file_format, '--batch_size', batch_size,
-                  '--ckpt_file', trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt',
+    process = run(*IMPATIENT, 'export.py', '--platform', 'CPU', '--file_format', file_format, '--batch_size',
+                  batch_size, '--ckpt_file', trained[0] / 'checkpoint' / 'nasnet-a-mobile-rank0-3_4.ckpt',
                   '--file_name', folder / ('network' + ending), env=dict(os.environ, TMPDIR=str(temporary)),
                   preexec_fn=lambda: os.umask(0o022))
     assert process.returncode == 0, process.stderr
+    assert re.search(r'^exporting: 00:\d\d:\d\d so far$', process.stderr, re.M)
     path = folder / ('network.' + file_format.lower())
     assert process.stdout.strip().endswith('exported: %s' % path)
     assert float(re.search(r'difference from the live network: (\S+)', process.stdout).group(1)) <= 1e-4
