@@ -45,9 +45,11 @@ try() {
     echo "$((installed - start)) s | $(($(date +%s) - installed)) s | $result" >"$work/row"
     [ "$result" = passed ] || exit 1
     if [ "${CONSTRAINTS:-}" = write ]; then
-        mkdir -p constraints &&
-            { echo '# Written by scripts/check_pythons.sh.' && "$RUN_PYTHON" -m pip freeze; } >"$work/freeze" &&
-            mv "$work/freeze" "$constraints"
+        mkdir -p constraints
+        {
+            echo '# Fixed versions for requirements-test.txt. docs/installation.md says how to write this file again.'
+            "$RUN_PYTHON" -m pip freeze
+        } >"$work/freeze" && mv "$work/freeze" "$constraints"
     fi
 }
 
