@@ -34,7 +34,7 @@ version_of() {
 # try: make an environment for VERSION and run the tests in it. It writes what the row of the table needs.
 try() {
     GIVEN_VENV=$work/$version
-    constraints=constraints/$version.txt        # without a folder, because pip takes no path with a space here
+    constraints=constraints/$version.txt        # relative, because pip takes no space in this variable
     cd "$ROOT" || exit
     [ "${CONSTRAINTS:-}" != use ] || { PIP_CONSTRAINT=$constraints && export PIP_CONSTRAINT; }
     start=$(date +%s)
