@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mindspore_hub_conf import create_network
-from src.checkpoints.checkpoint import arrays_of, load, network_config, save
+from src.checkpoints.checkpoint import arrays_of, load, network_config, restore, save
 from src.errors import UserError
 from tests.helpers import ROOT, SMALL
 from tools.make_demo_dataset import PATTERNS, make
@@ -40,6 +40,7 @@ def test_the_example_of_the_page_trains_evaluates_and_saves(tmp_path):
     assert round(top1 * 5) == pytest.approx(top1 * 5)           # of five images
     checkpoint = load(str(tmp_path / 'own.ckpt'))
     assert checkpoint.meta['class_names'] == names
+    restore(checkpoint, create_network('nasnet_a_mobile', num_classes=5, cells_per_stage=1))    # names and shapes fit
     assert network_config(checkpoint) == {'num_classes': 5, 'image_size': 96, 'penultimate_filters': 1056,
                                           'cells_per_stage': 1}
 
