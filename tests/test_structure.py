@@ -50,7 +50,7 @@ ROOMS = {
     'src': 'config.py dataset.py loss.py lr_generator.py errors.py files.py cli.py framework.py progress.py signals.py',
     'src/input': 'folders.py reading.py image.py plain.py draws.py preprocess.py',
     'src/network': 'layers.py merge.py fold.py initialize.py build.py precision.py',
-    'src/network/cpu': 'depthwise.py depthwise.cc',
+    'src/network/cpu': 'library.py kernels.py kernels.cc',
     'src/checkpoints': 'checkpoint.py run_folder.py',
     'src/distributed': 'launch.py group.py cpu_cluster.py',
     'src/training': 'trainer.py train_step.py optimizer.py loss_scale.py ema.py monitor.py metrics.py events.py '

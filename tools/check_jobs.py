@@ -26,7 +26,7 @@ def device(_, settings):
 
 def logits(*_):
     """{'error': the largest error of a logit} of the full network."""
-    from src.network.cpu.depthwise import use_own_kernels
+    from src.network.cpu.kernels import use_own_kernels
     from tools.golden import compare
     network = use_own_kernels(compare.drawn('full'))        # they are used only on a CPU, as in the programs
     return {'error': compare.logit_error(network, 'full')}, None

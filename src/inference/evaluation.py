@@ -15,7 +15,7 @@ from src.inference.class_names import class_names, readable, require_known_label
 from src.inference.exported import is_exported, load_exported, run_exported
 from src.input.preprocess import Preprocess, network_input
 from src.network.build import build_network
-from src.network.cpu.depthwise import has_own_kernels, use_own_kernels
+from src.network.cpu.kernels import use_own_kernels, version_of_own_kernels
 from src.network.fold import fold
 from src.network.precision import Precision
 from src.progress import COMPILING, Progress
@@ -155,7 +155,7 @@ def logits_function(checkpoint, config, flags, group=Group(), dataset=None):
     network = use_own_kernels(fold(network))
     if group.size > 1:
         group.require_agreement(config, arrays_of(network), {
-            'images': dataset.describe(), 'own CPU kernels': str(has_own_kernels(network))})
+            'images': dataset.describe(), 'own CPU kernels': version_of_own_kernels(network)})
     return on_device(EvalStep(network))
 
 

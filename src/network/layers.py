@@ -64,7 +64,7 @@ class Depthwise(nn.Cell):
         self.relu = nn.ReLU()
         self.convs = nn.CellList([conv(channels, channels, kernel_size, stride, group=channels)
                                   for kernel_size, channels in kernels])
-        self.own_kernels = self.weights = None      # src/network/cpu/depthwise.py sets them on a CPU
+        self.own_kernels = self.weights = None      # src/network/cpu/kernels.py sets them on a CPU
 
     def construct(self, *inputs):
         if self.own_kernels is not None and inputs[0].dtype == mindspore.float32:

@@ -8,7 +8,7 @@ from src.input.draws import dropout_mask
 from src.input.preprocess import Preprocess
 from src.loss import NASNetLoss
 from src.lr_generator import learning_rate
-from src.network.cpu.depthwise import use_own_kernels
+from src.network.cpu.kernels import use_own_kernels
 from src.network.precision import Precision
 from src.training.ema import MovingAverage, average_decay
 from src.training.loss_scale import make_loss_scale
@@ -173,8 +173,11 @@ def build_train_step(network, config, group=Group(), own_kernels=True):
         network: NASNetAMobile with its weights.
         config: the keys of src/config.py as attributes.
         group: the ranks over which gradients are averaged.
-        own_kernels: whether a CPU may use depthwise.cc.
+        own_kernels: whether a CPU may use kernels.cc.
     """
+    precision = Precision(config.amp_level)
+    if own_kernels and precision.is_float32:
+        use_own_kernels(network)
     frozen = ()
     if config.freeze == 'backbone':
         frozen = (network.stem_conv, network.stem_bn, network.chain)
@@ -186,7 +189,4 @@ def build_train_step(network, config, group=Group(), own_kernels=True):
                             config.opt_eps, config.clip_norm, make_loss_scale(config.loss_scale),
                             group.gradient_mean())
     average = MovingAverage(network) if config.ema_decay else None
-    precision = Precision(config.amp_level)
-    if own_kernels and precision.is_float32:
-        use_own_kernels(network)
     return TrainStep(network, loss, optimizer, average, frozen, config.accumulation_steps, precision)

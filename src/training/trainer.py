@@ -21,7 +21,7 @@ from src.framework import Tensor
 from src.inference.evaluation import EvalStep, evaluate, on_device
 from src.lr_generator import learning_rate
 from src.network.build import build_network
-from src.network.cpu.depthwise import has_own_kernels
+from src.network.cpu.kernels import version_of_own_kernels
 from src.network.initialize import initialize
 from src.signals import StopRequest
 from src.training.monitor import Monitor
@@ -91,7 +91,7 @@ class Trainer:
             flags.eval_dataset_path, config, training=False, class_names=self.dataset.class_names)
         self.steps, self.files = self.dataset.get_dataset_size(), self.dataset.describe()
         self._build()
-        self.versions = dict(versions(), **{'own CPU kernels': str(has_own_kernels(self.network))})
+        self.versions = dict(versions(), **{'own CPU kernels': version_of_own_kernels(self.network)})
         self.position = self._find_position()
         self.run_id = group.gather(self.position.run or uuid.uuid4().hex)[0]
         self._require_agreement()

@@ -2,7 +2,7 @@
 import numpy as np
 
 from src.framework import Tensor, nn
-from src.network.cpu.depthwise import use_own_kernels
+from src.network.cpu.kernels import use_own_kernels
 from src.network.fold import fold
 from src.network.layers import FactorizedReduction, Squeeze
 from tests.helpers import graph_mode_is_slow

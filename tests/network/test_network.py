@@ -6,7 +6,7 @@ import nasnet_a_mobile
 from nasnet_a_mobile import NORMAL_CELL, REDUCTION_CELL, Cell, Genotype, NASNetAMobile
 from src.framework import Tensor, mindspore, nn, ops
 from src.network import layers
-from src.network.cpu.depthwise import use_own_kernels
+from src.network.cpu.kernels import use_own_kernels
 from src.network.initialize import initialize
 from src.network.merge import plain_values, split
 from tests.helpers import SMALL, graph_mode_is_slow
@@ -66,7 +66,7 @@ def test_own_kernels_give_the_references():
     network = use_own_kernels(drawn('full'))
     assert network.chain[0].steps[0].depthwise_1.own_kernels is not None
     assert logit_error(network, 'full') <= BOUND
-    # test_depthwise.py has bounds for the gradients of the operator itself.
+    # test_kernels.py has bounds for the gradients of the operator itself.
     errors = list(gradient_errors(use_own_kernels(drawn('narrow'))).values())
     print('gradients differ by %.2g (median), %.2g' % (np.median(errors), max(errors)))
     assert len(errors) == 742 and np.median(errors) <= GRADIENT_BOUND and max(errors) <= compare.LARGEST_GRADIENT_BOUND

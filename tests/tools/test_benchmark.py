@@ -45,7 +45,7 @@ def test_step(tmp_path):
     own, plain = step['kernels'].values()
     for counted in (own, plain):
         assert counted['kernels'] == sum(counted['kinds'].values()) > 900 and counted['kinds']['Conv2D'] > 30
-    assert own['kinds'].get('Custom', 0) == (48 if shutil.which('c++') else 0) and 'Custom' not in plain['kinds']
+    assert own['kinds'].get('Custom', 0) == (164 if shutil.which('c++') else 0) and 'Custom' not in plain['kinds']
 
 
 @pytest.mark.slow
@@ -82,11 +82,11 @@ def test_scale(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get('PEER_PYTHON'), reason='PEER_PYTHON names no interpreter with the peers')
 def test_peers(tmp_path):
-    peers = ['--peer', 'pytorch', '--peer', 'onnxruntime']
+    peers = [word for peer in ('pytorch', 'torch.compile', 'onnxruntime', 'openvino') for word in ('--peer', peer)]
+    torch = {'suite/pytorch_nchw', 'suite/pytorch_channels_last', 'suite/pytorch_compiled'}
     ratios = benchmark(tmp_path, 'eval', *peers)[1]['eval']['ratios']
-    assert set(ratios) == {'suite/pytorch_nchw', 'suite/pytorch_channels_last', 'suite/onnxruntime'}
-    ratios = benchmark(tmp_path, 'step', *peers)[1]['step']['ratios']
-    assert set(ratios) == {'suite/pytorch_nchw', 'suite/pytorch_channels_last'}
+    assert set(ratios) == torch | {'suite/onnxruntime', 'suite/openvino'}
+    assert set(benchmark(tmp_path, 'step', *peers)[1]['step']['ratios']) == torch
 
 
 @pytest.mark.slow
@@ -168,6 +168,7 @@ def test_weights_are_drawn_by_kind(name, shape, low, high):
 
 @pytest.mark.parametrize('flags, sentence', [
     (['step', '--peer', 'pytorch'], 'PEER_PYTHON'), (['--rounds', 0], '--rounds must be 1 or more'),
+    (['eval', '--peer', 'openvino', '--platform', 'GPU'], 'OpenVINO runs on CPUs only'),
     (['input', '--images', 3], '--images 3 is too few'), (['fast'], 'invalid choice')])
 def test_mistakes(tmp_path, flags, sentence):
     environment = {key: value for key, value in os.environ.items() if key != 'PEER_PYTHON'}

@@ -23,6 +23,7 @@ from src.cli import Parser, make_config, training_config
 from src.startup import prepare
 
 MODES = ('step', 'eval', 'input', 'compile', 'memory')      # of `all`
+PEERS = ('pytorch', 'torch.compile', 'onnxruntime', 'openvino', 'mindcv')
 BATCH_SIZE = 16         # if --batch_size is not given
 
 
@@ -30,7 +31,7 @@ def parse(argv=None):
     """(flags, {configuration key: value}) of the command line."""
     parser = Parser('Measure this suite and its peers.')
     parser.add_argument('mode', nargs='?', default='all', choices=MODES + ('all', 'scale'), help='what to measure')
-    parser.add_argument('--peer', action='append', default=[], choices=('pytorch', 'onnxruntime', 'mindcv'),
+    parser.add_argument('--peer', action='append', default=[], choices=PEERS,
                         help='compare with it (step, eval, memory); the interpreter PEER_PYTHON runs it')
     parser.add_argument('--rounds', default=7, type=int, metavar='N', help='timed rounds of each worker')
     parser.add_argument('--images', type=int, metavar='N',
@@ -46,11 +47,14 @@ def parse(argv=None):
     fewest = max(config.batch_size * config.accumulation_steps, 1000 if flags.mode == 'scale' else 1)
     if flags.images is not None and flags.images < fewest:
         parser.error('--images %d is too few: give %d or more' % (flags.images, fewest))
+    if 'openvino' in flags.peer and flags.platform != 'CPU':
+        parser.error('OpenVINO runs on CPUs only: leave --peer openvino out, or give --platform CPU')
     if flags.peer and not shutil.which(os.environ.get('PEER_PYTHON', '')):
         parser.error('--peer needs the environment variable PEER_PYTHON: a Python with the packages of the peer')
-    if 'pytorch' in flags.peer and config.cells_per_stage != 4:
+    has_port = not {'pytorch', 'torch.compile'}.isdisjoint(flags.peer)
+    if has_port and config.cells_per_stage != 4:
         parser.error('the PyTorch port has four cells in each stage: leave --cells_per_stage out')
-    if 'pytorch' in flags.peer and config.image_size % 32:
+    if has_port and config.image_size % 32:
         parser.error('the PyTorch port takes multiples of 32 pixels: choose another --image_size')
     return flags, given
 

@@ -34,10 +34,10 @@ def measure_step(flags, config, _):
 def measure_eval(flags, config, folder):
     """uint8 images to logits."""
     subjects = dict({'suite': _suite(flags, config, 'eval')}, **_peers(flags, config, 'eval'))
-    if 'onnxruntime' in flags.peer:
-        path = _export(flags, config, folder)
-        subjects['onnxruntime'] = _command(os.environ['PEER_PYTHON'], 'peers.py', flags, config, 'onnxruntime',
-                                           path=path)
+    readers = [peer for peer in ('onnxruntime', 'openvino') if peer in flags.peer]
+    path = _export(flags, config, folder) if readers else None
+    for peer in readers:
+        subjects[peer] = _command(os.environ['PEER_PYTHON'], 'peers.py', flags, config, peer, path=path)
     result = rounds.compare(subjects, flags.rounds)
     _show(result)
     return result
@@ -130,12 +130,15 @@ def _suite(flags, config, job, **settings):
 
 
 def _peers(flags, config, job):
-    """{name: (command, settings)} of the wanted peers: PyTorch in both layouts; MindCV without and with the settings
-    of MindSpore that the suite uses."""
+    """{name: (command, settings)} of the wanted peers: PyTorch in both layouts, and channels last with torch.compile;
+    MindCV without and with the settings of MindSpore that the suite uses."""
     python, found = os.environ.get('PEER_PYTHON'), {}
     if 'pytorch' in flags.peer:
         for layout in ('nchw', 'channels_last'):
-            found['pytorch_' + layout] = _command(python, 'peers.py', flags, config, job, layout=layout)
+            found['pytorch_' + layout] = _command(python, 'peers.py', flags, config, job, layout=layout, compiled=False)
+    if 'torch.compile' in flags.peer:
+        found['pytorch_compiled'] = _command(python, 'peers.py', flags, config, job, layout='channels_last',
+                                             compiled=True)
     if 'mindcv' in flags.peer:
         for name, tuned in (('mindcv', False), ('mindcv_tuned', True)):
             found[name] = _command(python, 'peers.py', flags, config, 'mindcv_' + job, tuned=tuned)

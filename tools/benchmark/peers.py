@@ -1,8 +1,8 @@
-"""A worker of the benchmark: PyTorch, onnxruntime or MindCV, run by the interpreter that PEER_PYTHON names.
+"""A worker of the benchmark: PyTorch, onnxruntime, OpenVINO or MindCV, run by the interpreter that PEER_PYTHON names.
 
-That interpreter needs torch and pretrainedmodels, or onnxruntime, or MindSpore and mindcv; so each function imports
-what it needs itself. PyTorch does the same work as the suite: uint8 images in, colour jitter and normalisation,
-dropout, both heads, smoothed loss, clipping to a global norm, RMSProp, and reading loss and norm.
+That interpreter needs torch and pretrainedmodels, or onnxruntime, or openvino, or MindSpore and mindcv; so each
+function imports what it needs itself. PyTorch does the same work as the suite: uint8 images in, colour jitter and
+normalisation, dropout, both heads, smoothed loss, clipping to a global norm, RMSProp, and reading loss and norm.
 """
 import importlib.util
 import os
@@ -23,7 +23,8 @@ def main(settings):
             job needs.
     """
     job = {'step': torch_step, 'eval': torch_evaluation, 'onnxruntime': onnxruntime_evaluation,
-           'mindcv_step': mindcv_step, 'mindcv_eval': mindcv_evaluation}[settings['job']]
+           'openvino': openvino_evaluation, 'mindcv_step': mindcv_step, 'mindcv_eval': mindcv_evaluation}[
+               settings['job']]
     try:
         facts, work = job(SimpleNamespace(**settings['config']), settings)
     except ImportError as error:
@@ -49,7 +50,8 @@ def torch_setup(config, settings):
     device = torch.device('cuda:%d' % settings['device_id'] if settings['platform'] == 'GPU' else 'cpu')
     layout, name = {'nchw': (torch.contiguous_format, 'NCHW'),
                     'channels_last': (torch.channels_last, 'channels last')}[settings['layout']]
-    return {'name': 'PyTorch %s %s' % (torch.__version__, name), 'images': config.batch_size}, device, layout
+    name = 'PyTorch %s %s%s' % (torch.__version__, name, ', torch.compile' * settings['compiled'])
+    return {'name': name, 'images': config.batch_size}, device, layout
 
 
 def torch_network(config):
@@ -63,7 +65,7 @@ def torch_network(config):
     # Only this file of the package is loaded: the others need more packages.
     spec = importlib.util.spec_from_file_location(
         'port', os.path.join(os.path.dirname(package.origin), 'models', 'nasnet_mobile.py'))
-    port = importlib.util.module_from_spec(spec)
+    port = sys.modules[spec.name] = importlib.util.module_from_spec(spec)      # torch.compile looks for it there.
     spec.loader.exec_module(port)
     network = port.NASNetAMobile(num_classes=config.num_classes, penultimate_filters=config.penultimate_filters)
     for name, tensor in network.state_dict().items():
@@ -130,12 +132,17 @@ def torch_step(config, settings):
     loss_function = torch.nn.CrossEntropyLoss(label_smoothing=config.label_smooth_factor)
     images, labels, color = random_batch(config)
 
-    def work():
-        x = torch_preprocess(torch.from_numpy(images).to(device), torch.from_numpy(color).to(device), layout)
-        target = torch.from_numpy(labels).to(device, torch.int64)
-        loss = loss_function(network(x), target)
+    def forward(images, color, target):
+        loss = loss_function(network(torch_preprocess(images, color, layout)), target)
         if head is not None:
             loss = loss + config.aux_factor * loss_function(head(outputs['cell_9']), target)
+        return loss
+    if settings['compiled']:
+        forward = torch.compile(forward)
+
+    def work():
+        loss = forward(torch.from_numpy(images).to(device), torch.from_numpy(color).to(device),
+                       torch.from_numpy(labels).to(device, torch.int64))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm or float('inf'))
@@ -151,15 +158,25 @@ def torch_evaluation(config, settings):
     network = torch_network(config).to(device=device, memory_format=layout).eval()
     images = random_batch(config)[0]
 
+    def forward(images):
+        return network(torch_preprocess(images, None, layout))
+    if settings['compiled']:
+        forward = torch.compile(forward, options={'freezing': True})    # The weights become constants.
+
     def work():
-        with torch.inference_mode():
-            return network(torch_preprocess(torch.from_numpy(images).to(device), None, layout)).cpu()
+        with torch.no_grad():
+            return forward(torch.from_numpy(images).to(device)).cpu()
     return facts, work
+
+
+def network_input(images):
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [-1, 1]"""
+    import numpy as np
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) * np.float32(2 / 255) - np.float32(1)
 
 
 def onnxruntime_evaluation(config, settings):
     """uint8 images to logits by onnxruntime, with the file settings['path'] that export.py wrote."""
-    import numpy as np
     import onnxruntime
     provider = 'CUDAExecutionProvider' if settings['platform'] == 'GPU' else 'CPUExecutionProvider'
     if provider not in onnxruntime.get_available_providers():
@@ -168,9 +185,20 @@ def onnxruntime_evaluation(config, settings):
     images, name = random_batch(config)[0], session.get_inputs()[0].name
 
     def work():
-        x = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) * np.float32(2 / 255) - np.float32(1)
-        return session.run(None, {name: x})
+        return session.run(None, {name: network_input(images)})
     return {'name': 'onnxruntime %s' % onnxruntime.__version__, 'images': len(images)}, work
+
+
+def openvino_evaluation(config, settings):
+    """uint8 images to logits by OpenVINO on a CPU, with the file settings['path'] that export.py wrote."""
+    import openvino
+    # Else it computes in bfloat16 on processors that can, and this is a comparison in float32.
+    network = openvino.Core().compile_model(settings['path'], 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    images = random_batch(config)[0]
+
+    def work():
+        return network(network_input(images))[0]
+    return {'name': 'OpenVINO %s' % openvino.__version__.split('-')[0], 'images': len(images)}, work
 
 
 def mindcv_network(config, settings):

@@ -128,7 +128,7 @@ def evaluation(config, _):
     """uint8 images to logits, by the step of eval.py."""
     from src.framework import Tensor
     from src.inference.evaluation import EvalStep
-    from src.network.cpu.depthwise import use_own_kernels
+    from src.network.cpu.kernels import use_own_kernels
     from src.network.fold import fold
     from tools.benchmark.data import random_batch
     step = EvalStep(use_own_kernels(fold(inference_network(config))))

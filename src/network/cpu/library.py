@@ -1,4 +1,4 @@
-"""ReLU and depthwise convolutions by depthwise.cc. On a CPU MindSpore's own operators for them take most of a step."""
+"""kernels.cc compiled for this machine and kept in the user's cache."""
 import ctypes
 import functools
 import hashlib
@@ -9,38 +9,14 @@ import sys
 
 from src.errors import UserError
 from src.files import whole_file
-from src.framework import mindspore, nn, ops
-from src.network.layers import Depthwise
 
-SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'depthwise.cc')
+SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'kernels.cc')
 COMMAND = ('c++', '-std=c++17', '-O3', '-march=native', '-fopenmp', '-shared', '-fPIC')
-
-
-def use_own_kernels(network):
-    """Let `network` compute its float32 depthwise convolutions by depthwise.cc when it is compiled; returns it.
-
-    The function and the gradients are the same but for rounding. Nothing changes on a device other than a CPU, in
-    PyNative mode, and where the kernels cannot be compiled or loaded. Do not call this for a network that is to be
-    exported, because the kernels exist only on this machine.
-    """
-    if (mindspore.get_context('device_target') == 'CPU' and mindspore.get_context('mode') == mindspore.GRAPH_MODE
-            and library()):
-        for _, cell in network.cells_and_names():
-            if isinstance(cell, Depthwise):
-                cell.own_kernels = OwnKernels(sum(cell.shares), cell.convs[0].stride[0])
-                cell.weights = mindspore.ParameterTuple(convolution.weight for convolution in cell.convs)
-    return network
-
-
-def has_own_kernels(network):
-    """Whether `use_own_kernels` has changed a network."""
-    return any(isinstance(cell, Depthwise) and cell.own_kernels is not None
-               for _, cell in network.cells_and_names())
 
 
 @functools.lru_cache(None)
 def library():
-    """Path of depthwise.cc compiled for this machine. None: it cannot be had, and stderr says why.
+    """Path of kernels.cc compiled for this machine. None: it cannot be had, and stderr says why.
 
     It lies in the user's cache, under a name that depends on everything it was made from, so that it is compiled
     only once.
@@ -50,7 +26,7 @@ def library():
         ctypes.CDLL(path)       # MindSpore would not say why it cannot be loaded
     except (OSError, subprocess.CalledProcessError, UserError) as error:
         reason = getattr(error, 'stderr', None) or getattr(error, 'sentence', None) or str(error)
-        print('slower on this CPU: src/network/cpu/depthwise.cc could not be compiled or loaded (%s); it needs a C++ '
+        print('slower on this CPU: src/network/cpu/kernels.cc could not be compiled or loaded (%s); it needs a C++ '
               'compiler called c++, with OpenMP, and XDG_CACHE_HOME or ~/.cache to keep the result'
               % reason.strip().split('\n')[0], file=sys.stderr)
         return None
@@ -64,13 +40,13 @@ def _compiled():
         OSError, SaveError: it cannot be kept anywhere. subprocess.CalledProcessError: it cannot be compiled.
     """
     folder = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'nasnet_a_mobile')
-    path = os.path.join(folder, 'depthwise-%s.so' % _origin())
+    path = os.path.join(folder, 'kernels-%s.so' % _origin())
     if ':' in path:
         raise OSError('MindSpore takes no path with a colon: %s' % path)
     _make_private(folder)
     fault = _fault(path) if os.path.lexists(path) else None
     if fault:
-        print('src/network/cpu/depthwise.cc is compiled again: %s %s' % (path, fault), file=sys.stderr)
+        print('src/network/cpu/kernels.cc is compiled again: %s %s' % (path, fault), file=sys.stderr)
     if fault or not os.path.exists(path):
         with whole_file(path, 'set XDG_CACHE_HOME to a folder that can be written') as unfinished:
             _run(COMMAND + ('-o', unfinished, SOURCE))
@@ -124,41 +100,12 @@ def _origin():
     return hashlib.sha256(b'\0'.join(parts + [b'SHA-256'])).hexdigest()[:16]
 
 
+def source_digest():
+    """The first 8 hexadecimal digits of the digest of kernels.cc. Other kernels may give other bits."""
+    with open(SOURCE, 'rb') as source:
+        return hashlib.sha256(source.read()).hexdigest()[:8]
+
+
 def _run(command):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           universal_newlines=True).stdout
-
-
-class OwnKernels(nn.Cell):
-    """ReLU, then depthwise convolutions that pad 'same'; everything is float32.
-
-    construct(inputs ((N, C_i, H, W), ...), weights ((D_j, 1, K_j, K_j), ...)) -> (N, C, H / stride, W / stride).
-    Each weight convolves its share of the channels, in their order.
-
-    Args:
-        channels: C, the sum of all C_i and also of all D_j.
-        stride: 1 or 2.
-    """
-
-    def __init__(self, channels, stride):
-        super().__init__()
-
-        def out_shape(x, *_):
-            return x[0], channels, -(-x[2] // stride), -(-x[3] // stride)
-
-        def first(x, *_):
-            return x
-
-        def all_but_last(*of_inputs):
-            return of_inputs[:-1]
-        self.forward = ops.Custom(library() + ':forward', out_shape, first, 'aot')
-        self.forward.add_prim_attr('stride', stride)        # without it MindSpore 1.10 takes two operators for one
-        self.backward = ops.Custom(library() + ':backward', all_but_last, all_but_last, 'aot')
-
-    def construct(self, inputs, weights):
-        return self.forward(*inputs, *weights)
-
-    def bprop(self, inputs, weights, _, gradient):
-        """Gradients of the inputs and of the weights."""
-        gradients = self.backward(*inputs, *weights, gradient)
-        return gradients[:len(inputs)], gradients[len(inputs):]

@@ -1,4 +1,4 @@
-"""The own CPU kernels: ReLU and depthwise convolutions, against float64 and against MindSpore's operators."""
+"""The own CPU kernels, against float64 and against MindSpore's operators."""
 import os
 import re
 import subprocess
@@ -10,7 +10,16 @@ import pytest
 from nasnet_a_mobile import NASNetAMobile
 from src.framework import Tensor, mindspore, nn, ops
 from src.network.build import build_network
-from src.network.cpu.depthwise import OwnKernels, library, use_own_kernels
+from src.network.cpu.kernels import (
+    BatchNormKernels,
+    DepthwiseKernels,
+    OwnBatchNorm,
+    OwnPool,
+    PoolKernels,
+    use_own_kernels,
+    version_of_own_kernels,
+)
+from src.network.cpu.library import library
 from src.network.initialize import initialize
 from src.network.layers import Depthwise
 from src.training.train_step import build_train_step
@@ -31,11 +40,12 @@ SHAPES = [((2, 7, 7), (3,), ((3, 3),), 1),
           ((1, 2, 2), (1,), ((1, 7),), 2)]
 
 
-def padded(x, kernel, stride):
+def padded(x, kernel, stride, value=0):
     """(x with TensorFlow's 'same' padding, (height, width) of the output)"""
     sizes = [-(-side // stride) for side in x.shape[2:]]
     pads = [max((size - 1) * stride + kernel - side, 0) for size, side in zip(sizes, x.shape[2:])]
-    return np.pad(x, [(0, 0), (0, 0)] + [(pad // 2, pad - pad // 2 + stride) for pad in pads]), sizes
+    return np.pad(x, [(0, 0), (0, 0)] + [(pad // 2, pad - pad // 2 + stride) for pad in pads],
+                  constant_values=value), sizes
 
 
 def taps(kernel, stride, sizes):
@@ -68,7 +78,7 @@ def reference(x, weights, y_gradient, stride):
 
 
 class Flat(nn.Cell):
-    """construct(*inputs, *weights) of OwnKernels; MindSpore has no gradients of tuples that are inputs."""
+    """construct(*inputs, *weights) of DepthwiseKernels; MindSpore has no gradients of tuples that are inputs."""
 
     def __init__(self, function, inputs):
         super().__init__()
@@ -88,7 +98,7 @@ def test_function_and_gradients_in_float64(sides, channels, kernels, stride):
     expected = reference(x, weights, None, stride)[0]
     gradient = random.normal(0, 1, expected.shape).astype(np.float32)
     expected, x_gradient, weight_gradients = reference(x, weights, gradient, stride)
-    function = Flat(OwnKernels(sum(channels), stride), len(channels))
+    function = Flat(DepthwiseKernels(sum(channels), stride), len(channels))
     tensors = inputs + tuple(map(Tensor, weights))
     found = function(*tensors).asnumpy()
     gradients = [part.asnumpy() for part in ops.GradOperation(get_all=True, sens_param=True)(function)(
@@ -99,13 +109,102 @@ def test_function_and_gradients_in_float64(sides, channels, kernels, stride):
         assert np.abs(ours - theirs).max() <= 2e-6 * np.abs(theirs).max()
 
 
+def differentiated(function, *tensors):
+    """(result of a function of all tensors but the last, its gradients if the last one is that of the result)"""
+    *inputs, gradient = map(Tensor, tensors)
+    result = function(*inputs)
+    gradients = ops.GradOperation(get_all=True, sens_param=True)(function)(*inputs, gradient)
+    return result, [part.asnumpy() for part in gradients]
+
+
+def close(found, expected):
+    """Whether an array has the expected values but for rounding."""
+    return found.shape == expected.shape and np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('kind', ['average', 'largest'])
+@pytest.mark.parametrize('shape,stride', [((2, 3, 7, 7), 1), ((2, 2, 28, 28), 1), ((1, 3, 9, 12), 2),
+                                          ((2, 1, 55, 56), 2), ((17, 2, 5, 4), 2), ((2, 3, 1, 2), 2),
+                                          ((2, 2, 1, 1), 1)])
+def test_pools_in_float64(kind, shape, stride):
+    random = np.random.RandomState(0)
+    x = random.normal(1, 1, shape).astype(np.float32)
+    image, sizes = padded(x.astype(np.float64), 3, stride, 0 if kind == 'average' else -np.inf)
+    inside = padded(np.ones(shape), 3, stride)[0]
+    y_gradient = random.normal(0, 1, shape[:2] + tuple(sizes)).astype(np.float32)
+    reads = [read for _, read in taps(3, stride, sizes)]
+    count = sum(inside[read] for read in reads)
+    y = sum(image[read] for read in reads) / count if kind == 'average' else np.max([image[read] for read in reads], 0)
+    gradient = np.zeros_like(image)
+    for read in reads:
+        gradient[read] += y_gradient / count if kind == 'average' else y_gradient * (image[read] == y)
+    top, left = (max((size - 1) * stride + 3 - side, 0) // 2 for size, side in zip(sizes, shape[2:]))
+    found, (x_gradient,) = differentiated(PoolKernels(kind, stride), x, y_gradient)
+    assert close(found.asnumpy(), y)
+    assert close(x_gradient, gradient[:, :, top:top + shape[2], left:left + shape[3]])
+
+
+def test_the_first_of_equal_pixels_gets_the_gradient():
+    _, (gradient,) = differentiated(PoolKernels('largest', 2), np.ones((1, 1, 4, 4), np.float32),
+                                    np.array([[[[1, 2], [3, 4]]]], np.float32))
+    assert gradient[0, 0].tolist() == [[1, 0, 2, 0], [0, 0, 0, 0], [3, 0, 4, 0], [0, 0, 0, 0]]
+
+
+class FirstResult(nn.Cell):
+    """The first of the results of a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def construct(self, *tensors):
+        return self.function(*tensors)[0]
+
+
+@pytest.mark.parametrize('shape', [(16, 5, 7, 7), (2, 3, 28, 27), (4, 7, 1, 1), (1, 2, 5, 3)])
+def test_batch_norm_in_float64(shape):
+    random = np.random.RandomState(0)
+    x = random.normal(3, 2, shape).astype(np.float32)
+    gamma, beta = random.uniform(0.5, 1.5, (2, shape[1])).astype(np.float32)
+    y_gradient = random.normal(0, 1, shape).astype(np.float32)
+    moving = np.zeros(shape[1], np.float32), np.ones(shape[1], np.float32)
+    found, gradients = differentiated(FirstResult(BatchNormKernels(1e-3, 0.25)), x, gamma, beta, *moving, y_gradient)
+    axes, column = (0, 2, 3), (1, -1, 1, 1)
+    mean, variance = x.mean(axes, np.float64, keepdims=True), x.var(axes, np.float64, keepdims=True)
+    deviation = np.sqrt(variance + 1e-3)
+    normal = (x - mean) / deviation
+    assert close(found.asnumpy(), normal * gamma.reshape(column) + beta.reshape(column))
+    assert close(gradients[0], gamma.reshape(column) / deviation * (
+        y_gradient - y_gradient.mean(axes, np.float64, keepdims=True)
+        - normal * (y_gradient * normal).mean(axes, np.float64, keepdims=True)))
+    assert close(gradients[1], (y_gradient * normal).sum(axes))
+    assert close(gradients[2], y_gradient.sum(axes, np.float64))
+    # The moving averages are those of MindSpore's own operator; it uses another variance in each version.
+    plain, own = (nn.BatchNorm2d(shape[1], 1e-3, 0.75).set_train() for _ in range(2))
+    for norm in (plain, OwnBatchNorm(own).set_train()):
+        norm(Tensor(x))
+    assert close(own.moving_mean.asnumpy(), plain.moving_mean.asnumpy())
+    assert close(own.moving_variance.asnumpy(), plain.moving_variance.asnumpy())
+
+
+def test_a_batch_norm_that_is_not_trained_keeps_its_averages():
+    norm = nn.BatchNorm2d(3)
+    x = np.random.RandomState(0).normal(3, 2, (2, 3, 4, 4)).astype(np.float32)
+    assert np.allclose(OwnBatchNorm(norm).set_train(False)(Tensor(x)).asnumpy(), x, rtol=1e-4)
+    assert not norm.moving_mean.asnumpy().any()
+
+
 @pytest.mark.slow
 def test_own_kernels_are_in_use_and_agree_with_mindspores_operators():
     images = Tensor(np.random.RandomState(0).normal(0, 1, (4, 3, 96, 96)).astype(np.float32))
     plain, own = (initialize(NASNetAMobile(4, 96, bn_decay=0.9, **SMALL), 1) for _ in range(2))
     use_own_kernels(own)
-    layers = [cell for _, cell in own.cells_and_names() if isinstance(cell, Depthwise)]
+    cells = [cell for _, cell in own.cells_and_names()]
+    layers = [cell for cell in cells if isinstance(cell, Depthwise)]
     assert len(layers) == 24 and all(cell.own_kernels is not None for cell in layers)
+    norms = [cell for cell in cells if isinstance(cell, nn.BatchNorm2d)]
+    assert len(norms) == sum(isinstance(cell, OwnBatchNorm) for cell in cells) == 40
+    assert sum(isinstance(cell, OwnPool) for cell in cells) == 18
     assert [p.name for p in own.get_parameters()] == [p.name for p in plain.get_parameters()]
     for train in (False, True):
         logits = []
@@ -120,7 +219,7 @@ def test_what_is_not_finite_stays_so():
     for value in (np.nan, np.inf):
         x = np.zeros((1, 1, 9, 9), np.float32)
         x[0, 0, 4, 4] = value
-        y = OwnKernels(1, 1)((Tensor(x),), (Tensor(np.ones((1, 1, 3, 3), np.float32)),)).asnumpy()
+        y = DepthwiseKernels(1, 1)((Tensor(x),), (Tensor(np.ones((1, 1, 3, 3), np.float32)),)).asnumpy()
         assert not np.isfinite(y[0, 0, 3:6, 3:6]).any()
         assert np.isfinite(y).sum() == 72
 
@@ -137,8 +236,11 @@ class Strides(nn.Cell):
 
 
 def test_strides_are_told_apart():
-    outputs = use_own_kernels(Strides())(Tensor(np.ones((1, 1, 8, 8), np.float32)))
+    network = Strides()
+    assert version_of_own_kernels(network) == 'False'
+    outputs = use_own_kernels(network)(Tensor(np.ones((1, 1, 8, 8), np.float32)))
     assert [output.shape for output in outputs] == [(1, 1, 8, 8), (1, 1, 4, 4)]
+    assert re.match('[0-9a-f]{8}$', version_of_own_kernels(network))
 
 
 def test_float16_and_pynative_mode_go_to_mindspores_operators():
@@ -155,7 +257,7 @@ def test_float16_and_pynative_mode_go_to_mindspores_operators():
     assert use_own_kernels(Depthwise(((3, 2),))).own_kernels is None
 
 
-SENTENCE = ('slower on this CPU: src/network/cpu/depthwise.cc could not be compiled or loaded (%s); it needs a C++ '
+SENTENCE = ('slower on this CPU: src/network/cpu/kernels.cc could not be compiled or loaded (%s); it needs a C++ '
             'compiler')
 BITS = '''
 from src.framework import use_device
@@ -182,7 +284,7 @@ def test_bits_do_not_depend_on_the_number_of_threads_and_it_is_compiled_once(tmp
     one, two = (bits(OMP_NUM_THREADS=threads, XDG_CACHE_HOME=str(tmp_path)) for threads in '12')
     assert one == two
     (name,) = os.listdir(str(tmp_path / 'nasnet_a_mobile'))
-    assert re.match(r'depthwise-[0-9a-f]{16}\.so$', name)
+    assert re.match(r'kernels-[0-9a-f]{16}\.so$', name)
 
 
 @pytest.mark.slow

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from src.network.cpu import depthwise
-from src.network.cpu.depthwise import library
+from src.network.cpu import library as compiling
+from src.network.cpu.library import library
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.needs('c++')
-AGAIN = 'src/network/cpu/depthwise.cc is compiled again: %s %s\n'
+AGAIN = 'src/network/cpu/kernels.cc is compiled again: %s %s\n'
 
 
 def fresh():
@@ -35,7 +35,7 @@ def cached(compiled, monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     folder = tmp_path / 'nasnet_a_mobile'
     folder.mkdir(mode=0o700)
-    path = folder / ('depthwise-%s.so' % depthwise._origin())
+    path = folder / ('kernels-%s.so' % compiling._origin())
     path.write_bytes(compiled)
     path.chmod(0o600)
     return str(path)
@@ -53,8 +53,8 @@ def test_folder_and_file_belong_to_this_user_only(monkeypatch, tmp_path):
 
 
 def test_a_good_library_is_not_compiled_again(cached, monkeypatch, capsys):
-    monkeypatch.setattr(depthwise, 'COMMAND', ('/nowhere',))
-    monkeypatch.setattr(depthwise, '_origin', lambda: os.path.basename(cached)[len('depthwise-'):-len('.so')])
+    monkeypatch.setattr(compiling, 'COMMAND', ('/nowhere',))
+    monkeypatch.setattr(compiling, '_origin', lambda: os.path.basename(cached)[len('kernels-'):-len('.so')])
     assert fresh() == cached and capsys.readouterr().err == ''
 
 
@@ -96,7 +96,7 @@ def test_a_library_that_cannot_be_trusted_is_compiled_again_once(cached, compile
 
 def test_a_library_of_another_user_is_not_loaded(cached, monkeypatch):
     monkeypatch.setattr(os, 'geteuid', lambda: os.stat(cached).st_uid + 1)
-    assert depthwise._fault(cached) == 'is a link or belongs to another user'
+    assert compiling._fault(cached) == 'is a link or belongs to another user'
 
 
 def test_a_folder_of_another_user_is_not_used(cached, monkeypatch, capsys):
@@ -138,7 +138,7 @@ def test_without_a_home_no_folder_is_made(monkeypatch, capsys, tmp_path):
 
 def test_a_truncated_library_does_not_end_the_process(cached, tmp_path):
     os.truncate(cached, os.path.getsize(cached) // 2)
-    process = subprocess.run([sys.executable, '-c', 'from src.network.cpu.depthwise import library; print(library())'],
+    process = subprocess.run([sys.executable, '-c', 'from src.network.cpu.library import library; print(library())'],
                              cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
                              env=dict(os.environ, XDG_CACHE_HOME=str(tmp_path)), timeout=300)
     assert process.returncode == 0 and process.stdout.strip() == cached
