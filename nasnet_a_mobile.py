@@ -7,8 +7,8 @@ where it can (src/network/merge.py). The network takes any image size and knows 
 import re
 from collections import namedtuple
 
-from src.framework import nn, ops
-from src.network.layers import FactorizedReduction, Identity, SeparableConv, Squeeze, batch_norm, conv, pick
+from src.framework import nn
+from src.network.layers import FactorizedReduction, Identity, Join, SeparableConv, Squeeze, batch_norm, conv, dense, pick
 from src.network.merge import common_name, program
 
 # A block adds left(state[i]) and right(state[j]). Hidden state 0 is the squeezed current input, state 1 is the
@@ -79,6 +79,7 @@ class Cell(nn.Cell):
         self.operations = tuple(step.operation for step in steps)
         self.reads = tuple(step.reads for step in steps)
         self.outputs = tuple(states[i] for i in genotype.concat)
+        self.join = Join([widths[i] if i < 2 else filters for i in genotype.concat])
 
     def construct(self, current, previous):
         values = (self.squeeze(current), self.adjust(previous))
@@ -92,7 +93,7 @@ class Cell(nn.Cell):
             else:
                 values += (step(chosen[0]),)
             position += 1
-        return ops.concat(pick(values, self.outputs), 1)
+        return self.join(pick(values, self.outputs))
 
 
 class AuxiliaryHead(nn.Cell):
@@ -110,7 +111,7 @@ class AuxiliaryHead(nn.Cell):
         self.bn_1 = batch_norm(128, decay)
         self.full = conv(128, 768, (map_size - 5) // 3 + 1, pad_mode='valid')
         self.bn_2 = batch_norm(768, decay)
-        self.classifier = nn.Dense(768, num_classes, weight_init='zeros', bias_init='zeros')
+        self.classifier = dense(768, num_classes)
 
     def construct(self, x):
         x = self.relu(self.bn_1(self.projection(self.pool(x))))
@@ -122,7 +123,8 @@ class NASNetAMobile(nn.Cell):
     """NASNet-A with `cells_per_stage` @ `penultimate_filters`; the defaults are NASNet-A-Mobile.
 
     construct(images, dropout_mask=None) -> logits (N, num_classes), or with `auxiliary_size`
-    (logits, auxiliary logits). images: (N, 3, H, W) float32, RGB in [-1, 1]. dropout_mask: (N, penultimate_filters)
+    (logits, auxiliary logits). images: (N, 3, H, W), RGB in [-1, 1]; with float16 images the network computes in
+    float16 and returns it, but weights and BatchNorm's statistics are float32. dropout_mask: (N, penultimate_filters)
     float32, multiplies the features before the classifier (0 or 1 / keep probability); None: no dropout.
 
     Args:
@@ -170,7 +172,7 @@ class NASNetAMobile(nn.Cell):
             map_size = -(-((auxiliary_size - 1) // 2) // 8)
             self.auxiliary_head = AuxiliaryHead(12 * filters, map_size, num_classes, bn_decay)
         self.relu = nn.ReLU()
-        self.classifier = nn.Dense(channels, num_classes, weight_init='zeros', bias_init='zeros')
+        self.classifier = dense(channels, num_classes)
         for path, parameter in self.parameters_and_names():
             parameter.name = self.readable(path)
 
@@ -207,7 +209,7 @@ class NASNetAMobile(nn.Cell):
             position += 1
         features = current.mean((2, 3))
         if dropout_mask is not None:
-            features = features * dropout_mask
+            features = features * dropout_mask.astype(features.dtype)
         logits = self.classifier(features)
         if self.auxiliary_head is None:
             return logits

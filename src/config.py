@@ -108,7 +108,7 @@ presets = {
 without_auxiliary_head = {'aux_factor': 0.0}
 
 choices = {'on_bad_image': ('skip', 'stop'), 'on_save_error': ('stop', 'continue'),
-           'freeze': ('none', 'backbone'), 'amp_level': ('O0', 'O2', 'O3')}
+           'freeze': ('none', 'backbone'), 'amp_level': ('O0', 'O3')}
 
 # Keys that a resumed run may change, because no bit of a step's result depends on them.
 free_on_resume = ('rank', 'work_nums', 'epoch_size', 'log_steps', 'tensorboard', 'save_checkpoint_steps',

@@ -80,6 +80,9 @@ mindspore = _import_mindspore()
 
 from mindspore import Parameter, Tensor, nn, ops  # noqa: F401
 
+
+from mindspore.ops import signature
+
 VERSION = tuple(int(part) for part in mindspore.__version__.split('.')[:2])
 if VERSION < (1, 10):
     raise UserError('MindSpore %s is too old: install requirements.txt' % mindspore.__version__)
@@ -151,6 +154,36 @@ def count_gpus():
 
 
 _REMEDY = 'run with --platform CPU (PLATFORM=CPU for the scripts)'
+
+
+def to_device(array):
+    """A numpy array as a Tensor, an input of a graph.
+
+    Before a graph of MindSpore 2 runs, it waits twice for each input that is not on the GPU yet. This puts it there by
+    the same stream. CUDA has read the array when the call returns, because the memory is not page-locked.
+    """
+    tensor = Tensor(array)
+    if VERSION >= (2, 0) and mindspore.get_context('device_target') == 'GPU' and hasattr(tensor, 'move_to'):
+        return tensor.move_to('GPU', blocking=False)
+    return tensor
+
+
+def tell_apart(cell, text):
+    """Let MindSpore compile a layer by itself. It compiles layers of one class with the same arguments only once, and
+    `text` becomes one of the arguments."""
+    cell.cell_init_args += text
+
+
+def read_only_scale(batch_norm):
+    """Let an ops.BatchNorm of training take tensors for gamma and beta, where MindSpore demands Parameters.
+
+    It is also no longer declared to write its moving averages, though it does so in place. Each declared write orders
+    all reads of Parameters, so the same slice in two layers would no longer be one operation.
+    """
+    kinds = (('input_x', 'T1'), ('scale', 'T2'), ('bias', 'T2'), ('mean', 'T3'), ('variance', 'T3'))
+    batch_norm.set_signatures(tuple(signature.make_sig(name, dtype=getattr(signature.sig_dtype, kind))
+                                    for name, kind in kinds))
+    batch_norm.add_prim_attr('side_effect_mem', False)
 
 
 def _require_gpu(device_id, processes_here):

@@ -69,7 +69,7 @@ def test_wrong_flags_are_one_sentence_and_status_2(capsys, flags, sentence):
     ({'batch_size': -1}, 'batch_size must be 1 or more, got -1'),
     ({'batch_size': '8'}, "batch_size must be a whole number, got '8'"),
     ({'accumulation_steps': 0}, 'accumulation_steps must be 1 or more, got 0'),
-    ({'amp_level': 'O1'}, 'amp_level must be O0 or O2 or O3, got O1'),
+    ({'amp_level': 'O1'}, 'amp_level must be O0 or O3, got O1'),
     ({'epoch_size': 0}, 'epoch_size must be 1 or more, got 0'),
     ({'label_smooth_factor': 1.5}, 'label_smooth_factor must be from 0 to 1, got 1.5'),
     ({'lr_init': float('nan')}, 'lr_init must be a number, got nan'),

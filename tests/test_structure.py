@@ -49,7 +49,7 @@ ROOMS = {
                'run_tests.sh setup.sh check_pythons.sh',
     'src': 'config.py dataset.py loss.py lr_generator.py errors.py files.py cli.py framework.py progress.py signals.py',
     'src/input': 'folders.py reading.py image.py plain.py draws.py preprocess.py',
-    'src/network': 'layers.py merge.py fold.py initialize.py build.py precision.py',
+    'src/network': 'layers.py merge.py fold.py initialize.py build.py',
     'src/network/cpu': 'library.py kernels.py kernels.cc',
     'src/checkpoints': 'checkpoint.py run_folder.py',
     'src/distributed': 'launch.py group.py cpu_cluster.py',

@@ -37,11 +37,9 @@ def gradients(config, _):
     network."""
     import numpy as np
 
-    from src.network.precision import Precision
+    from src.training.train_step import COMPUTE_TYPES
     from tools.golden import compare
-    network = compare.drawn('narrow')
-    Precision(config.amp_level).for_training(network)
-    errors = compare.gradient_errors(network)
+    errors = compare.gradient_errors(compare.drawn('narrow'), COMPUTE_TYPES[config.amp_level])
     values = list(errors.values())
     worst = int(np.argmax(values))      # the first NaN, if there is one
     return {'error': float(np.median(values)), 'largest': values[worst], 'where': list(errors)[worst]}, None
@@ -62,6 +60,7 @@ def ten_steps(config, settings):
     began = time.perf_counter()
     results += [work() for _ in range(STEPS - len(results))]
     seconds = (time.perf_counter() - began) / (STEPS - 2)
+    work.train_step.optimizer.write_parameters()
     sums = hashlib.sha256(repr(results).encode() + digest(plain_values(network)).tobytes())
     return {'digest': sums.hexdigest()[:16], 'seconds': seconds}, None
 

@@ -17,7 +17,6 @@ from src.input.preprocess import Preprocess, network_input
 from src.network.build import build_network
 from src.network.cpu.kernels import use_own_kernels, version_of_own_kernels
 from src.network.fold import fold
-from src.network.precision import Precision
 from src.progress import COMPILING, Progress
 
 # top1 and top5 are shares of `images`, from 0 to 1. `skipped` bad images are not among them.
@@ -29,25 +28,17 @@ class EvalStep(nn.Cell):
 
     Args:
         network: NASNetAMobile; an auxiliary head is not used.
-        precision: Precision that the network is trained with between evaluations.
     """
 
-    def __init__(self, network, precision=Precision()):
+    def __init__(self, network):
         super().__init__(auto_prefix=False)
         self.network = network
-        self.precision = precision
         self.preprocess = Preprocess()
         self.has_auxiliary = network.auxiliary_head is not None
 
     def construct(self, images):
         outputs = self.network(self.preprocess(images))
         return outputs[0] if self.has_auxiliary else outputs
-
-    def set_train(self, mode=True):
-        """Set the training mode of all cells, and the precision of the network."""
-        super().set_train(mode)
-        self.precision.for_evaluation(self.network)
-        return self
 
 
 def on_device(step):

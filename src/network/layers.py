@@ -1,4 +1,4 @@
-"""The layers that the cells of NASNet-A are made of.
+"""The layers that the cells of NASNet-A are made of. They compute in the type of their input.
 
 Every separable convolution and every pool pads 'same' as TensorFlow does: the bottom and the right side get the odd
 pixel. With that padding published weights give published outputs.
@@ -8,27 +8,70 @@ from src.framework import mindspore, nn, ops
 BN_EPSILON = 1e-3       # TF-Slim's nasnet_mobile_arg_scope
 
 
-def conv(in_channels, out_channels, kernel_size=1, stride=1, pad_mode='same', group=1):
+class Conv(nn.Conv2d):
+    """A convolution without bias: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
+
+    weight_source = None        # src/training/flat.py sets it
+
+    def construct(self, x):
+        return self.conv2d(x, self.value(x))
+
+    def value(self, x):
+        """The weight for an input x, for use in a construct."""
+        return self.weight.astype(x.dtype) if self.weight_source is None else self.weight_source(x)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm over (N, H, W) of x (N, C, H, W). Its parameters and statistics are float32, whatever the type of x."""
+
+    gamma_source = beta_source = None       # src/training/flat.py sets them
+
+    def construct(self, x):
+        gamma, beta = self.scale_and_shift()
+        operation = self.bn_train if self.training else self.bn_infer
+        return operation(x, gamma, beta, self.moving_mean, self.moving_variance)[0]
+
+    def scale_and_shift(self):
+        """gamma and beta, for use in a construct."""
+        return (self.gamma if self.gamma_source is None else self.gamma_source(self.gamma),
+                self.beta if self.beta_source is None else self.beta_source(self.beta))
+
+
+class Dense(nn.Dense):
+    """A dense layer: (N, in_channels) -> (N, out_channels)."""
+
+    weight_source = bias_source = None      # src/training/flat.py sets them
+
+    def construct(self, x):
+        weight = self.weight.astype(x.dtype) if self.weight_source is None else self.weight_source(x)
+        bias = self.bias.astype(x.dtype) if self.bias_source is None else self.bias_source(x)
+        return self.bias_add(self.matmul(x, weight), bias)
+
+
+def conv(in_channels, out_channels, kernel_size=1, stride=1, pad_mode='same', padding=0, group=1):
     """A convolution without bias. Its weights are zero until `initialize` draws them."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, pad_mode, group=group, weight_init='zeros')
+    return Conv(in_channels, out_channels, kernel_size, stride, pad_mode, padding, group=group, weight_init='zeros')
+
+
+def depthwise_conv(channels, kernel_size, stride):
+    """A depthwise convolution that pads 'same'.
+
+    With stride 1 that is kernel_size // 2 pixels on each side. Written so, it is a form for which MindSpore 2 has a
+    faster kernel on GPUs.
+    """
+    if stride == 1:
+        return conv(channels, channels, kernel_size, 1, 'pad', kernel_size // 2, group=channels)
+    return conv(channels, channels, kernel_size, stride, group=channels)
 
 
 def batch_norm(channels, decay):
     """BatchNorm over (N, H, W). MindSpore calls `momentum` what TensorFlow calls decay."""
-    return nn.BatchNorm2d(channels, eps=BN_EPSILON, momentum=decay)
+    return BatchNorm(channels, eps=BN_EPSILON, momentum=decay)
 
 
-def cut(x, sizes):
-    """Cut x (N, C, ...) along C into pieces of these sizes, for use in a construct.
-
-    Slices, because a GPU has no operator of MindSpore 1.10 that makes unequal pieces.
-    """
-    pieces = ()
-    start = 0
-    for size in sizes:
-        pieces += (x[:, start:start + size],)
-        start += size
-    return pieces
+def dense(in_channels, out_channels):
+    """A dense layer. Its weights are zero until `initialize` draws them."""
+    return Dense(in_channels, out_channels, weight_init='zeros', bias_init='zeros')
 
 
 def pick(values, positions):
@@ -37,6 +80,74 @@ def pick(values, positions):
     for i in positions:
         chosen += (values[i],)
     return chosen
+
+
+def cut(x, shares):
+    """Cut x (N, C, ...) along C into pieces of these sizes -> tuple, for use in a construct.
+
+    Unequal pieces are slices, because a GPU has no operator of MindSpore 1.10 that makes them.
+    """
+    if len(set(shares)) == 1:
+        return ops.Split(1, len(shares))(x)
+    pieces = ()
+    start = 0
+    for share in shares:
+        pieces += (x[:, start:start + share],)
+        start += share
+    return pieces
+
+
+def stack(pieces):
+    """Join equal pieces (N, C, H, W) along C, for use in a construct of training.
+
+    On a GPU this is one copy of pointers and one kernel. A concatenation copies a second list, of sizes.
+    """
+    n, channels, height, width = pieces[0].shape
+    return ops.stack(pieces, 1).reshape(n, len(pieces) * channels, height, width)
+
+
+class Cut(nn.Cell):
+    """construct(x (N, C, ...)) -> tuple of pieces along C.
+
+    Its gradient is one concatenation. MindSpore would fill a tensor of zeros for each piece and add all of them.
+
+    Args:
+        shares: the channels of each piece.
+    """
+
+    def __init__(self, shares):
+        super().__init__()
+        self.shares = tuple(shares)
+
+    def construct(self, x):
+        return cut(x, self.shares)
+
+    def bprop(self, x, _, gradients):
+        """The gradient of x."""
+        if len(set(self.shares)) == 1:
+            return (stack(gradients),)
+        return (ops.concat(gradients, 1),)
+
+
+class Join(nn.Cell):
+    """construct(pieces, a tuple of (N, C_i, ...)) -> (N, sum of C_i, ...), the inverse of Cut.
+
+    Args:
+        shares: C_i of each piece.
+    """
+
+    def __init__(self, shares):
+        super().__init__()
+        self.shares = tuple(shares)
+
+    def construct(self, pieces):
+        if self.training and len(set(self.shares)) == 1:
+            return stack(pieces)
+        return ops.concat(pieces, 1)        # an operator that every exporter knows
+
+    def bprop(self, pieces, _, gradient):
+        """The gradients of the pieces."""
+        return (cut(gradient, self.shares),)
 
 
 class Identity(nn.Cell):
@@ -54,31 +165,34 @@ class Depthwise(nn.Cell):
     Args:
         kernels: ((kernel size, channels), ...) in the order of the channels.
         stride: 1 or 2.
+        inputs: number of inputs, all of the same size.
     """
 
-    def __init__(self, kernels, stride=1):
+    def __init__(self, kernels, stride=1, inputs=1):
         super().__init__()
         self.shares = tuple(channels for _, channels in kernels)
-        self.equal_shares = len(set(self.shares)) == 1
-        self.split = ops.Split(1, len(kernels))     # a single kernel, as is its gradient, but it makes equal pieces
         self.relu = nn.ReLU()
-        self.convs = nn.CellList([conv(channels, channels, kernel_size, stride, group=channels)
-                                  for kernel_size, channels in kernels])
-        self.own_kernels = self.weights = None      # src/network/cpu/kernels.py sets them on a CPU
+        self.convs = nn.CellList([depthwise_conv(channels, kernel_size, stride) for kernel_size, channels in kernels])
+        self.join_inputs = Join([sum(self.shares) // inputs] * inputs)
+        self.cut, self.join = Cut(self.shares), Join(self.shares)
+        self.own_kernels = None     # src/network/cpu/kernels.py sets it on a CPU
 
     def construct(self, *inputs):
         if self.own_kernels is not None and inputs[0].dtype == mindspore.float32:
-            return self.own_kernels(inputs, self.weights)
-        x = self.relu(ops.concat(inputs, 1) if len(inputs) > 1 else inputs[0])
+            weights = ()
+            for i in range(len(self.shares)):
+                weights += (self.convs[i].value(inputs[0]),)
+            return self.own_kernels(inputs, weights)
+        x = self.relu(self.join_inputs(inputs) if len(inputs) > 1 else inputs[0])
         if len(self.shares) == 1:
             return self.convs[0](x)
-        pieces = self.split(x) if self.equal_shares else cut(x, self.shares)
+        pieces = self.cut(x)
         results = ()
         position = 0
         for convolution in self.convs:  # the graph mode of MindSpore 1.10 has no enumerate over cells
             results += (convolution(pieces[position]),)
             position += 1
-        return ops.concat(results, 1)
+        return self.join(results)
 
 
 class SeparableConv(nn.Cell):
@@ -99,18 +213,18 @@ class SeparableConv(nn.Cell):
     def __init__(self, kernels, in_channels, out_channels, stride, decay):
         super().__init__()
         count = sum(number for _, number in kernels)
-        self.depthwise_1 = Depthwise([(size, number * in_channels) for size, number in kernels], stride)
+        self.depthwise_1 = Depthwise([(size, number * in_channels) for size, number in kernels], stride, count)
         self.pointwise_1 = conv(count * in_channels, count * out_channels, group=count)
         self.bn_1 = batch_norm(count * out_channels, decay)
         self.depthwise_2 = Depthwise([(size, number * out_channels) for size, number in kernels])
         self.pointwise_2 = conv(count * out_channels, count * out_channels, group=count)
         self.bn_2 = batch_norm(count * out_channels, decay)
-        self.split = ops.Split(1, count)
+        self.cut = Cut([out_channels] * count)
 
     def construct(self, *inputs):
         x = self.bn_1(self.pointwise_1(self.depthwise_1(*inputs)))
         x = self.bn_2(self.pointwise_2(self.depthwise_2(x)))
-        return self.split(x) if len(inputs) > 1 else (x,)
+        return self.cut(x) if len(inputs) > 1 else (x,)
 
 
 class Squeeze(nn.Cell):
@@ -133,11 +247,13 @@ class FactorizedReduction(nn.Cell):
 
     def __init__(self, in_channels, out_channels, decay):
         super().__init__()
-        self.path_1 = conv(in_channels, out_channels // 2, stride=2)
+        shares = (out_channels // 2, out_channels - out_channels // 2)
+        self.path_1 = conv(in_channels, shares[0], stride=2)
         # Padding of one pixel, with the first row and column of the output dropped, samples pixels 1, 3, 5, ... and
         # a zero beyond the edge. TF-Slim pads and crops to the same effect; this needs no copy and exports to ONNX.
-        self.path_2 = nn.Conv2d(in_channels, out_channels - out_channels // 2, 1, 2, 'pad', 1, weight_init='zeros')
+        self.path_2 = conv(in_channels, shares[1], 1, 2, 'pad', 1)
+        self.join = Join(shares)
         self.bn = batch_norm(out_channels, decay)
 
     def construct(self, x):
-        return self.bn(ops.concat((self.path_1(x), self.path_2(x)[:, :, 1:, 1:]), 1))
+        return self.bn(self.join((self.path_1(x), self.path_2(x)[:, :, 1:, 1:])))

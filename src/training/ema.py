@@ -1,8 +1,10 @@
 """Moving averages of all parameters of a network, BatchNorm statistics included, as TF-Slim keeps them."""
 from contextlib import contextmanager
 
-from src.framework import Parameter, Tensor, mindspore, nn, ops
-from src.training.flat import FlatLayout
+import numpy as np
+
+from src.framework import Tensor, mindspore, nn, ops
+from src.training.flat import FlatLayout, flat_parameter
 from src.training.optimizer import flatten
 
 
@@ -16,17 +18,25 @@ def average_decay(step, decay):
 
 
 class MovingAverage(nn.Cell):
-    """construct(decay float32 scalar): average += (1 - decay) * (parameter - average), on one flat vector."""
+    """construct(decay float32 scalar): average += (1 - decay) * (parameter - average), on one flat vector.
 
-    def __init__(self, network):
+    Args:
+        network: NASNetAMobile.
+        optimizer: FlatRMSProp, which holds the weights that are trained.
+    """
+
+    def __init__(self, network, optimizer):
         super().__init__(auto_prefix=False)
-        self.parameters = mindspore.ParameterTuple(tuple(network.get_parameters()))
-        self.layout = FlatLayout(self.parameters)
-        self.average = Parameter(Tensor(self.layout.join(self._values())), name='ema', requires_grad=False)
+        self.decayed_weights, self.plain_weights = optimizer.decayed_weights, optimizer.plain_weights
+        trained = {p.name for p in optimizer.parameters}
+        self.others = mindspore.ParameterTuple(tuple(p for p in network.get_parameters() if p.name not in trained))
+        self.others_layout = FlatLayout(self.others)
+        self.layout = FlatLayout(tuple(optimizer.parameters) + tuple(self.others))
+        self.average = flat_parameter('ema', self._values())
         self.map = ops.HyperMap()
 
     def construct(self, decay):
-        now = ops.concat(self.map(flatten, self.parameters))
+        now = ops.concat((self.decayed_weights, self.plain_weights) + self.map(flatten, self.others))
         return ops.assign(self.average, self.average + (now - self.average) * (1 - decay))
 
     def state(self):
@@ -39,17 +49,22 @@ class MovingAverage(nn.Cell):
 
     @contextmanager
     def applied(self):
-        """Inside the block the network has the averages; afterwards it has its own values again."""
-        values = {name: array.copy() for name, array in self._values().items()}
-        self._set(self.layout.cut(self.average.asnumpy()))
+        """Inside the block the network computes with the averages; afterwards it has its own values again."""
+        values = self._values()
+        self._set(self.average.asnumpy())
         try:
             yield
         finally:
             self._set(values)
 
     def _values(self):
-        return {p.name: p.asnumpy() for p in self.parameters}
+        """The values of all parameters as a flat vector."""
+        return np.concatenate([self.decayed_weights.asnumpy(), self.plain_weights.asnumpy(),
+                               self.others_layout.join_values()])
 
     def _set(self, values):
-        for parameter in self.parameters:
-            parameter.set_data(Tensor(values[parameter.name]))
+        """Set all parameters from a flat vector."""
+        first, second = self.decayed_weights.size, self.decayed_weights.size + self.plain_weights.size
+        self.decayed_weights.set_data(Tensor(values[:first]))
+        self.plain_weights.set_data(Tensor(values[first:second]))
+        self.others_layout.set_values(values[second:])

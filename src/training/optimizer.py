@@ -10,16 +10,24 @@ about ten kernels, instead of ten for each of 750 tensors.
 """
 import numpy as np
 
-from src.framework import Parameter, Tensor, mindspore, nn, ops
-from src.training.flat import FlatLayout
+from src.framework import Tensor, mindspore, nn, ops
+from src.training.flat import FlatLayout, flat_parameter, read_from
 from src.training.loss_scale import FixedLossScale
 
 flatten = ops.MultitypeFuncGraph('flatten')
 
 
+flatten_float32 = ops.MultitypeFuncGraph('flatten_float32')
+
+
 @flatten.register('Tensor')
 def _flatten_tensor(tensor):
     return tensor.reshape(-1)
+
+
+@flatten_float32.register('Tensor')
+def _flatten_tensor_float32(tensor):
+    return tensor.reshape(-1).astype(mindspore.float32)
 
 
 def is_decayed(parameter):
@@ -31,7 +39,7 @@ class FlatRMSProp(nn.Cell):
     """TensorFlow 1's RMSProp with weight decay and clipping to a global norm.
 
     construct(gradients, learning_rate) -> global norm before clipping, a float32 scalar. `gradients` is a tuple in
-    the order of `self.parameters`, `learning_rate` a float32 scalar tensor. Weight decay enters before clipping, as
+    the order of `self.receivers`, `learning_rate` a float32 scalar tensor. Weight decay enters before clipping, as
     in TF-Slim, where it is part of the loss.
 
     Args:
@@ -43,25 +51,22 @@ class FlatRMSProp(nn.Cell):
 
     Attributes:
         parameters: the decayed ones first, then the others.
+        receivers: the Parameters whose gradients `construct` gets, in the same order.
     """
 
     def __init__(self, parameters, weight_decay=0.0, momentum=0.9, decay=0.9, eps=1.0, clip_norm=0.0,
                  loss_scale=None, reduce_mean=None):
         super().__init__(auto_prefix=False)
-        # Parameters of equal shape are neighbours, so that one operation can join or split all of them.
+        # Parameters of equal shape are neighbours, so that one operation can cut all of them off a vector.
         decayed, plain = ([p for p in parameters if is_decayed(p) == wanted] for wanted in (True, False))
-        self.decayed = mindspore.ParameterTuple(sorted(decayed, key=lambda p: p.shape[::-1]))
-        self.plain = mindspore.ParameterTuple(sorted(plain, key=lambda p: p.shape))
-        self.parameters = mindspore.ParameterTuple(tuple(self.decayed) + tuple(self.plain))
-        self.split = len(self.decayed)
-        self.decayed_layout, self.plain_layout = FlatLayout(self.decayed), FlatLayout(self.plain)
-        self.decayed_runs, self.plain_runs = _runs(self.decayed_layout), _runs(self.plain_layout)
-        self.joined = _joined(self.decayed)
+        self.decayed_layout = FlatLayout(sorted(decayed, key=lambda p: p.shape[::-1]))
+        self.plain_layout = FlatLayout(sorted(plain, key=lambda p: p.shape))
+        self.split = len(decayed)
         self.decayed_size, self.plain_size = self.decayed_layout.size, self.plain_layout.size
-        self.decayed_mean_square = _vector('mean_square.decayed', 1, self.decayed_layout.size)
-        self.decayed_moment = _vector('moment.decayed', 0, self.decayed_layout.size)
-        self.plain_mean_square = _vector('mean_square.plain', 1, self.plain_layout.size)
-        self.plain_moment = _vector('moment.plain', 0, self.plain_layout.size)
+        self.parameters = mindspore.ParameterTuple(self.decayed_layout.parameters + self.plain_layout.parameters)
+        self.receivers = self.parameters
+        self.decayed_weights, self.decayed_mean_square, self.decayed_moment = _vectors('decayed', self.decayed_layout)
+        self.plain_weights, self.plain_mean_square, self.plain_moment = _vectors('plain', self.plain_layout)
         self.weight_decay, self.momentum, self.decay, self.eps = weight_decay, momentum, decay, eps
         self.clip_norm = clip_norm
         self.loss_scale = FixedLossScale() if loss_scale is None else loss_scale
@@ -75,49 +80,40 @@ class FlatRMSProp(nn.Cell):
         return self.update(decayed, plain, learning_rate)
 
     def vectors(self, gradients):
-        """Gradients in the order of `self.parameters` as two flat vectors: of the decayed parameters, of the others."""
-        return self.flat(gradients[:self.split]), self.flat(gradients[self.split:])
+        """Gradients in the order of `self.receivers` as two flat vectors: of the decayed parameters, of the others."""
+        decayed = ops.concat(self.map(flatten, gradients[:self.split])).astype(mindspore.float32)
+        return decayed, ops.concat(self.map(flatten_float32, gradients[self.split:]))
 
     def update(self, decayed, plain, learning_rate):
         """What `construct` does, with the gradients as two flat vectors."""
         decayed, plain = self.mean_gradients(decayed, plain)
-        decayed = decayed + self.weight_decay * self.flat_weights()
+        decayed = decayed + self.weight_decay * self.decayed_weights
         norm = ops.sqrt((decayed * decayed).sum() + (plain * plain).sum())
         if self.clip_norm > 0:
             factor = self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, mindspore.float32))
             decayed, plain = decayed * factor, plain * factor
         skip, norm = self.loss_scale(norm)
-        self.subtract(self.step(decayed, self.decayed_mean_square, self.decayed_moment, learning_rate, skip),
-                      self.decayed, self.decayed_runs)
-        self.subtract(self.step(plain, self.plain_mean_square, self.plain_moment, learning_rate, skip),
-                      self.plain, self.plain_runs)
+        # In place, one kernel on a GPU. Assign would be two copies.
+        self.apply(self.decayed_weights, 1.0, self.step(
+            decayed, self.decayed_mean_square, self.decayed_moment, learning_rate, skip))
+        self.apply(self.plain_weights, 1.0, self.step(
+            plain, self.plain_mean_square, self.plain_moment, learning_rate, skip))
         return norm
 
-    def flat(self, tensors):
-        """One vector of all elements of the tensors."""
-        return ops.concat(self.map(flatten, tensors))
+    def read_parameters(self):
+        """Take the weights from the Parameters, after these have been set from outside."""
+        for weights, layout in self._weights():
+            weights.set_data(Tensor(layout.join_values()))
 
-    def flat_weights(self):
-        """One vector of the decayed weights. To reshape a parameter copies it, so many of them are reshaped at once."""
-        parts = ()
-        for start, stop in self.joined:
-            parts += (ops.concat(self.decayed[start:stop]).reshape(-1),)
-        return ops.concat(parts)
+    def write_parameters(self):
+        """Give the Parameters the weights, for whoever reads them outside of the graph."""
+        for weights, layout in self._weights():
+            layout.set_values(weights.asnumpy())
 
-    def subtract(self, change, parameters, runs):
-        """Subtract a flat vector from parameters, in place.
-
-        On a GPU ApplyGradientDescent is one kernel, and Assign would be two copies. A run of equal parameters is cut
-        by one Split instead of a slice for each.
-        """
-        for start, count, offset, size in runs:
-            pieces = (ops.slice(change, (offset,), (count * size,)),)
-            if count > 1:
-                pieces = ops.Split(0, count)(pieces[0])
-            for i in range(count):
-                parameter = parameters[start + i]
-                self.apply(parameter, 1.0, pieces[i].reshape(parameter.shape))
-        return change       # MindSpore 1.10 wants every function to return something
+    def read_by(self, network, compute_type):
+        """Let the layers of a network read the weights of this optimizer, and compute in this number format."""
+        self.receivers = mindspore.ParameterTuple(sum(
+            (read_from(network, layout, weights, compute_type) for weights, layout in self._weights()), ()))
 
     def mean_gradients(self, decayed, plain):
         """The two flat gradients without the loss scale, averaged over the ranks.
@@ -148,39 +144,27 @@ class FlatRMSProp(nn.Cell):
     def state(self):
         """{'mean_square.NAME': array, 'moment.NAME': array}, the state under the parameters' own names."""
         arrays = {}
-        for prefix, vector, layout in self._vectors():
+        for prefix, vector, layout in self._states():
             arrays.update(layout.cut(vector.asnumpy(), prefix))
         return arrays
 
     def load_state(self, arrays):
         """Set the state from what `state` returned."""
-        for prefix, vector, layout in self._vectors():
+        for prefix, vector, layout in self._states():
             vector.set_data(Tensor(layout.join(arrays, prefix)))
 
-    def _vectors(self):
+    def _states(self):
         return (('mean_square.', self.decayed_mean_square, self.decayed_layout),
                 ('moment.', self.decayed_moment, self.decayed_layout),
                 ('mean_square.', self.plain_mean_square, self.plain_layout),
                 ('moment.', self.plain_moment, self.plain_layout))
 
-
-def _runs(layout):
-    """((number of the first, how many, offset of the first, size of each), ...) of consecutive equal parameters."""
-    runs = []
-    for number, (parameter, offset) in enumerate(zip(layout.parameters, layout.offsets)):
-        if runs and parameter.shape == layout.parameters[number - 1].shape:
-            runs[-1][1] += 1
-        else:
-            runs.append([number, 1, offset, parameter.size])
-    return tuple(map(tuple, runs))
+    def _weights(self):
+        return (self.decayed_weights, self.decayed_layout), (self.plain_weights, self.plain_layout)
 
 
-def _joined(parameters):
-    """((start, stop), ...) of consecutive parameters whose shapes differ only in the first dimension."""
-    shapes = [tuple(p.shape[1:]) for p in parameters]
-    starts = [i for i, shape in enumerate(shapes) if i == 0 or shape != shapes[i - 1]]
-    return tuple(zip(starts, starts[1:] + [len(shapes)]))
-
-
-def _vector(name, value, size):
-    return Parameter(Tensor(np.full(size, value, np.float32)), name=name, requires_grad=False)
+def _vectors(name, layout):
+    """The flat Parameters of a layout: weights, mean squares, moments."""
+    return (flat_parameter('weights.' + name, layout.join_values()),
+            flat_parameter('mean_square.' + name, np.ones(layout.size)),
+            flat_parameter('moment.' + name, np.zeros(layout.size)))

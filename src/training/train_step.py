@@ -3,16 +3,17 @@ import numpy as np
 
 from src.dataset import first_position
 from src.distributed.group import Group
-from src.framework import Parameter, Tensor, mindspore, nn, ops
+from src.framework import Parameter, Tensor, mindspore, nn, ops, to_device
 from src.input.draws import dropout_mask
 from src.input.preprocess import Preprocess
 from src.loss import NASNetLoss
 from src.lr_generator import learning_rate
 from src.network.cpu.kernels import use_own_kernels
-from src.network.precision import Precision
 from src.training.ema import MovingAverage, average_decay
 from src.training.loss_scale import make_loss_scale
 from src.training.optimizer import FlatRMSProp
+
+COMPUTE_TYPES = {'O0': mindspore.float32, 'O3': mindspore.float16}      # of each amp_level
 
 
 class TrainStep(nn.Cell):
@@ -31,11 +32,12 @@ class TrainStep(nn.Cell):
         frozen: cells of the network that stay in evaluation mode (their BatchNorms use the moving averages).
         accumulation_steps: number of batches whose gradients are averaged into one step; above 1 only `StepRunner`
             can run the step.
-        precision: Precision of the forward and the backward pass.
+        compute_type: the number format of the forward and the backward pass; weights, loss, and everything that happens
+            to the gradients are float32.
     """
 
     def __init__(self, network, loss, optimizer, average=None, frozen=(), accumulation_steps=1,
-                 precision=Precision()):
+                 compute_type=mindspore.float32):
         super().__init__(auto_prefix=False)
         self.network = network
         self.loss = loss
@@ -45,17 +47,16 @@ class TrainStep(nn.Cell):
         self.frozen = frozen
         self.loss_scale = optimizer.loss_scale
         self.accumulation_steps = accumulation_steps
-        self.precision = precision
-        self.loss_and_gradients = ops.value_and_grad(self.scaled_loss, None, optimizer.parameters)
+        self.compute_type = compute_type
+        self.loss_and_gradients = ops.value_and_grad(self.scaled_loss, None, optimizer.receivers)
 
     def parts(self):
         """What a checkpoint must hold beside the network: objects with state() and load_state()."""
         return [part for part in (self.optimizer, self.average, self.loss_scale) if part is not None]
 
     def set_train(self, mode=True):
-        """Set the training mode of all cells but the frozen ones, and the precision of the network."""
+        """Set the training mode of all cells but the frozen ones."""
         super().set_train(mode)
-        self.precision.for_training(self.network)
         for cell in self.frozen:
             cell.set_train(False)
         return self
@@ -70,7 +71,8 @@ class TrainStep(nn.Cell):
 
     def gradients(self, images, labels, color, dropout_mask):
         """(scaled loss, flat gradient of the decayed parameters, flat gradient of the others)"""
-        loss, gradients = self.loss_and_gradients(self.preprocess(images, color), labels, dropout_mask)
+        images = self.preprocess(images, color).astype(self.compute_type)
+        loss, gradients = self.loss_and_gradients(images, labels, dropout_mask)
         return (loss,) + self.optimizer.vectors(gradients)
 
     def update(self, loss_and_gradients, learning_rate, average_decay):
@@ -83,16 +85,46 @@ class TrainStep(nn.Cell):
         return loss, norm
 
 
+def pack(rate, decay, labels, color, dropout_mask):
+    """What a step gets beside the images, as one float32 vector, which holds each label exactly.
+
+    A GPU waits for each input that is copied to it, so a step has only two.
+    """
+    return np.concatenate([np.ravel(part).astype(np.float32) for part in (rate, decay, labels, color, dropout_mask)])
+
+
+def unpack(packed, n):
+    """What was packed for a batch of n images, for use in a construct: learning rate and decay (), labels (n,) int32,
+    color (n, 3), dropout mask (n, F)."""
+    labels = ops.slice(packed, (2,), (n,)).astype(mindspore.int32)
+    color = ops.slice(packed, (2 + n,), (3 * n,)).reshape(n, 3)
+    first = 2 + 4 * n
+    mask = ops.slice(packed, (first,), (packed.shape[0] - first,)).reshape(n, -1)
+    return ops.slice(packed, (0,), (1,)).reshape(()), ops.slice(packed, (1,), (1,)).reshape(()), labels, color, mask
+
+
+class PackedStep(nn.Cell):
+    """A TrainStep with packed inputs: construct(images, packed) -> what TrainStep returns."""
+
+    def __init__(self, step):
+        super().__init__(auto_prefix=False)
+        self.step = step
+
+    def construct(self, images, packed):
+        learning_rate, average_decay, labels, color, dropout_mask = unpack(packed, images.shape[0])
+        return self.step(images, labels, color, dropout_mask, learning_rate, average_decay)
+
+
 class AddGradients(nn.Cell):
-    """Adds loss and gradients of one batch to those of the batches before it; construct takes TrainStep's first four
-    inputs."""
+    """Adds loss and gradients of one batch to those of the batches before it: construct(images, packed) -> loss."""
 
     def __init__(self, step, sums):
         super().__init__(auto_prefix=False)
         self.step = step
         self.sums = sums
 
-    def construct(self, images, labels, color, dropout_mask):
+    def construct(self, images, packed):
+        _, _, labels, color, dropout_mask = unpack(packed, images.shape[0])
         loss, decayed, plain = self.step.gradients(images, labels, color, dropout_mask)
         ops.assign(self.sums[0], self.sums[0] + loss)
         ops.assign(self.sums[1], self.sums[1] + decayed)
@@ -101,15 +133,16 @@ class AddGradients(nn.Cell):
 
 
 class UpdateFromSums(nn.Cell):
-    """construct(learning_rate, average_decay) -> (loss, norm) of the added batches; the sums are zero afterwards."""
+    """construct(rates (2,), learning rate and average decay) -> (loss, norm) of the added batches; the sums are zero
+    afterwards."""
 
     def __init__(self, step, sums):
         super().__init__(auto_prefix=False)
         self.step = step
         self.sums = sums
 
-    def construct(self, learning_rate, average_decay):
-        loss, norm = self.step.update((self.sums[0], self.sums[1], self.sums[2]), learning_rate, average_decay)
+    def construct(self, rates):
+        loss, norm = self.step.update((self.sums[0], self.sums[1], self.sums[2]), rates[0], rates[1])
         # Zeros are assigned. A multiplication by zero would keep values that are not finite.
         ops.assign(self.sums[0], ops.zeros_like(loss))
         ops.assign(self.sums[1], ops.zeros_like(self.step.optimizer.decayed_moment))
@@ -136,6 +169,7 @@ class StepRunner:
 
     def __init__(self, train_step, config, steps_per_epoch):
         self.train_step, self.config, self.steps_per_epoch = train_step, config, steps_per_epoch
+        self.packed_step = PackedStep(train_step)
         if config.accumulation_steps > 1:
             optimizer = train_step.optimizer
             shapes = (('loss', ()), ('decayed', optimizer.decayed_moment.shape),
@@ -148,22 +182,21 @@ class StepRunner:
     def __call__(self, batches, epoch, step):
         config, number = self.config, epoch * self.steps_per_epoch + step
         rate = learning_rate(number, self.steps_per_epoch, config)
-        scalars = (Tensor(rate, mindspore.float32),
-                   Tensor(average_decay(number, config.ema_decay), mindspore.float32))
+        rates = rate, average_decay(number, config.ema_decay)
         if config.accumulation_steps == 1:
-            loss, norm = self.train_step(*self._inputs(next(batches), epoch, step, 0), *scalars)
+            loss, norm = self.packed_step(*self._inputs(next(batches), epoch, step, 0, rates))
         else:
             for part in range(config.accumulation_steps):
-                self.add(*self._inputs(next(batches), epoch, step, part))
-            loss, norm = self.update(*scalars)
+                self.add(*self._inputs(next(batches), epoch, step, part, rates))
+            loss, norm = self.update(to_device(np.array(rates, np.float32)))
         return loss, norm, rate
 
-    def _inputs(self, batch, epoch, step, part):
-        """Images, labels, colour factors and dropout mask of batch `part` of a step, on the device."""
+    def _inputs(self, batch, epoch, step, part, rates):
+        """Images and packed vector of batch `part` of a step, on the device."""
         config = self.config
         mask = dropout_mask(config.random_seed, epoch, first_position(config, step, part), config.batch_size,
                             config.penultimate_filters, config.dropout_keep_prob)
-        return Tensor(batch.images), Tensor(batch.labels), Tensor(batch.color), Tensor(mask)
+        return to_device(batch.images), to_device(pack(*rates, batch.labels, batch.color, mask))
 
 
 def build_train_step(network, config, group=Group(), own_kernels=True):
@@ -185,8 +218,12 @@ def build_train_step(network, config, group=Group(), own_kernels=True):
             for parameter in cell.get_parameters():
                 parameter.requires_grad = False
     loss = NASNetLoss(config.num_classes, config.label_smooth_factor, config.aux_factor)
+    compute_type = COMPUTE_TYPES[config.amp_level]
     optimizer = FlatRMSProp(network.trainable_params(), config.weight_decay, config.momentum, config.rmsprop_decay,
                             config.opt_eps, config.clip_norm, make_loss_scale(config.loss_scale),
                             group.gradient_mean())
-    average = MovingAverage(network) if config.ema_decay else None
-    return TrainStep(network, loss, optimizer, average, frozen, config.accumulation_steps, precision)
+    optimizer.read_by(network, compute_type)
+    average = MovingAverage(network, optimizer) if config.ema_decay else None
+    if own_kernels and compute_type == mindspore.float32:
+        use_own_kernels(network)
+    return TrainStep(network, loss, optimizer, average, frozen, config.accumulation_steps, compute_type)

@@ -111,7 +111,7 @@ class Trainer:
         self.new_heads = self.pretrained and restore(self.pretrained, self.network, new_classes=True)
         self.train_step = build_train_step(self.network, self.config, self.group)
         self.run_step = StepRunner(self.train_step, self.config, self.steps)
-        self.eval_step = EvalStep(self.network, self.train_step.precision)
+        self.eval_step = EvalStep(self.network)
         self.trainer_state = self.train_step.parts()
         self.per_rank_parameters = [p for p in self.network.get_parameters()
                                     if p.name.endswith(('.moving_mean', '.moving_variance'))]
@@ -126,6 +126,7 @@ class Trainer:
             return run_folder.START
         position = run_folder.resume(found, self.config, self.dataset, self.flags.other_images, self.network,
                                      *self.trainer_state)
+        self.train_step.optimizer.read_parameters()
         for library, version in sorted(position.versions.items()):
             if self.group.rank == 0 and self.versions.get(library) != version:
                 print('warning: the checkpoint was written with %s %s, this is %s: the run goes on, but its bits may '
@@ -288,6 +289,8 @@ class Trainer:
                       run_folder.checkpoint_path(self.config.ckpt_path, 0, best_epoch, self.steps))
 
     def _arrays(self):
+        """What a checkpoint holds, {name: array}."""
+        self.train_step.optimizer.write_parameters()
         return arrays_of(self.network, *self.trainer_state)
 
     def _try(self, write, *arguments):

@@ -35,7 +35,7 @@ MISTAKES = [
     (TRAIN + ' --batch_size 1', 'set --batch_size 2 or more, or --aux_factor 0'),
     (TRAIN + ' --accumulation_steps 0', 'accumulation_steps must be 1 or more'),
     (TRAIN + ' --accumulation_steps 2', 'fewer than a step of 16'),
-    (TRAIN + ' --amp_level O1', 'amp_level must be O0 or O2 or O3'),
+    (TRAIN + ' --amp_level O1', 'amp_level must be O0 or O3'),
     (TRAIN + ' --loss_scale -1', 'loss_scale must be 0 or more'),
     (TRAIN + ' --epoch_size 0', 'epoch_size must be 1 or more'),
     (TRAIN + ' --lr_init nan', 'lr_init must be a number'),

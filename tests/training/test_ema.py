@@ -19,6 +19,7 @@ def test_moving_averages_are_tensorflows():
     expected = {p.name: p.asnumpy().astype(np.float64) for p in network.get_parameters()}
     for n in range(6):
         step(*random_batch(config, n), Tensor(np.float32(0.02)), Tensor(np.float32(average_decay(n, 0.3))))
+        step.optimizer.write_parameters()
         decay = min(0.3, (1 + n) / (10 + n))        # tf.train.ExponentialMovingAverage(0.3, num_updates=n)
         for p in network.get_parameters():
             expected[p.name] += (1 - decay) * (p.asnumpy() - expected[p.name])
@@ -28,7 +29,9 @@ def test_moving_averages_are_tensorflows():
         np.testing.assert_allclose(state['ema.' + name], value, rtol=1e-5, atol=1e-6)
     own = {p.name: p.asnumpy().copy() for p in network.get_parameters()}
     with step.average.applied():
+        step.optimizer.write_parameters()
         for p in network.get_parameters():
             np.testing.assert_array_equal(p.asnumpy(), state['ema.' + p.name])
+    step.optimizer.write_parameters()
     for p in network.get_parameters():
         np.testing.assert_array_equal(p.asnumpy(), own[p.name])

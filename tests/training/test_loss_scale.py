@@ -58,6 +58,8 @@ def test_a_dynamic_loss_scale_skips_exactly_the_updates_that_overflow(mode):
         norm = float(one(rate, *map(Tensor, poisoned)).asnumpy())
         assert norm == (float(other(rate, *map(Tensor, gradients)).asnumpy()) if poison == 1 else 0)
         assert float(scale.value.asnumpy()) == after
+        dynamic.write_parameters()
+        plain.write_parameters()
         for mine, its in ((p.asnumpy(), q.asnumpy()) for p, q in zip(dynamic.parameters, plain.parameters)):
             np.testing.assert_array_equal(mine, its)
         for name, array in plain.state().items():

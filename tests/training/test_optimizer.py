@@ -71,6 +71,7 @@ def test_optimizer_is_tf1_rmsprop_over_100_steps(mode, eps, clip_norm):
         weights, gradients, rates, 4e-5, 0.9, 0.9, eps, clip_norm)
     np.testing.assert_allclose(norms, expected_norms, rtol=1e-6)
     state = optimizer.state()
+    optimizer.write_parameters()
     for parameter in parameters:
         name = parameter.name
         # Relative to the largest value on the way, because one scalar may end near zero by cancellation.

@@ -44,7 +44,8 @@ def build_step(config, own_kernels=True, network=None):
         own_kernels: False: use only MindSpore's operators on a CPU too, as on a GPU.
 
     Returns:
-        A function that does one training step as train.py does it, and reads the loss and the gradient norm.
+        A function that does one training step as train.py does it, and reads the loss and the gradient norm. Its
+        attribute `run` does not read them, and `train_step` is the TrainStep.
     """
     import numpy as np
 
@@ -60,9 +61,13 @@ def build_step(config, own_kernels=True, network=None):
     run_step = StepRunner(train_step, config, 1)
     batch = Batch(*random_batch(config), np.ones(config.batch_size, np.float32))
 
+    def run():
+        return run_step(itertools.repeat(batch), 0, 0)[:2]
+
     def work():
-        loss, norm, _ = run_step(itertools.repeat(batch), 0, 0)
+        loss, norm = run()
         return float(loss.asnumpy()), float(norm.asnumpy())
+    work.run, work.train_step = run, train_step
     return work
 
 

@@ -4,7 +4,7 @@ import os
 import numpy as np
 
 from nasnet_a_mobile import NASNetAMobile
-from src.framework import Tensor, ops
+from src.framework import Tensor, mindspore, ops
 from src.network.merge import plain_values, set_plain_values, split
 from tools.golden import draw
 
@@ -36,14 +36,14 @@ def logit_error(network, variant):
     return float(np.abs(logits - REFERENCE[variant + '/logits']).max())
 
 
-def gradient_errors(network):
+def gradient_errors(network, compute_type=mindspore.float32):
     """{name: error of its gradient's norm and projections, relative to the norm} of `drawn('narrow')` in training
     mode."""
     network.set_train(True)
     weights = Tensor(draw.weights_of_logits('narrow'))
 
     def scalar(images):
-        return (network(images) * weights).sum()
+        return (network(images.astype(compute_type)).astype(mindspore.float32) * weights).sum()
     _, values = ops.value_and_grad(scalar, None, network.trainable_params())(Tensor(draw.images('narrow')))
     floor = 1e-2 * np.median([REFERENCE[name][0] for name in REFERENCE.files if name.startswith('gradient/')])
     errors = {}

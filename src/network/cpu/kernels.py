@@ -18,7 +18,6 @@ def use_own_kernels(network):
         for _, parent in list(network.cells_and_names()):
             if isinstance(parent, Depthwise):
                 parent.own_kernels = DepthwiseKernels(sum(parent.shares), parent.convs[0].stride[0])
-                parent.weights = mindspore.ParameterTuple(convolution.weight for convolution in parent.convs)
             for name, child in list(parent.name_cells().items()):
                 if isinstance(child, nn.BatchNorm2d):
                     setattr(parent, name, OwnBatchNorm(child))
@@ -152,6 +151,7 @@ class OwnBatchNorm(nn.Cell):
         if not self.training or x.dtype != mindspore.float32:
             return self.plain(x)
         plain = self.plain
-        y, _, _, mean, variance = self.kernels(x, plain.gamma, plain.beta, plain.moving_mean, plain.moving_variance)
+        gamma, beta = self.plain.scale_and_shift()
+        y, _, _, mean, variance = self.kernels(x, gamma, beta, plain.moving_mean, plain.moving_variance)
         y = ops.depend(y, ops.assign(plain.moving_mean, mean))
         return ops.depend(y, ops.assign(plain.moving_variance, variance))
