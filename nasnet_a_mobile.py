@@ -8,7 +8,17 @@ import re
 from collections import namedtuple
 
 from src.framework import nn
-from src.network.layers import FactorizedReduction, Identity, Join, SeparableConv, Squeeze, batch_norm, conv, dense, pick
+from src.network.layers import (
+    FactorizedReduction,
+    Identity,
+    Join,
+    SeparableConv,
+    Squeeze,
+    batch_norm,
+    conv,
+    dense,
+    pick,
+)
 from src.network.merge import common_name, program
 
 # A block adds left(state[i]) and right(state[j]). Hidden state 0 is the squeezed current input, state 1 is the

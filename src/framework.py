@@ -80,9 +80,6 @@ mindspore = _import_mindspore()
 
 from mindspore import Parameter, Tensor, nn, ops  # noqa: F401
 
-
-from mindspore.ops import signature
-
 VERSION = tuple(int(part) for part in mindspore.__version__.split('.')[:2])
 if VERSION < (1, 10):
     raise UserError('MindSpore %s is too old: install requirements.txt' % mindspore.__version__)
@@ -180,6 +177,7 @@ def read_only_scale(batch_norm):
     It is also no longer declared to write its moving averages, though it does so in place. Each declared write orders
     all reads of Parameters, so the same slice in two layers would no longer be one operation.
     """
+    from mindspore.ops import signature
     kinds = (('input_x', 'T1'), ('scale', 'T2'), ('bias', 'T2'), ('mean', 'T3'), ('variance', 'T3'))
     batch_norm.set_signatures(tuple(signature.make_sig(name, dtype=getattr(signature.sig_dtype, kind))
                                     for name, kind in kinds))

@@ -208,8 +208,8 @@ def build_train_step(network, config, group=Group(), own_kernels=True):
         group: the ranks over which gradients are averaged.
         own_kernels: whether a CPU may use kernels.cc.
     """
-    precision = Precision(config.amp_level)
-    if own_kernels and precision.is_float32:
+    compute_type = COMPUTE_TYPES[config.amp_level]
+    if own_kernels and compute_type == mindspore.float32:
         use_own_kernels(network)
     frozen = ()
     if config.freeze == 'backbone':
@@ -218,12 +218,9 @@ def build_train_step(network, config, group=Group(), own_kernels=True):
             for parameter in cell.get_parameters():
                 parameter.requires_grad = False
     loss = NASNetLoss(config.num_classes, config.label_smooth_factor, config.aux_factor)
-    compute_type = COMPUTE_TYPES[config.amp_level]
     optimizer = FlatRMSProp(network.trainable_params(), config.weight_decay, config.momentum, config.rmsprop_decay,
                             config.opt_eps, config.clip_norm, make_loss_scale(config.loss_scale),
                             group.gradient_mean())
     optimizer.read_by(network, compute_type)
     average = MovingAverage(network, optimizer) if config.ema_decay else None
-    if own_kernels and compute_type == mindspore.float32:
-        use_own_kernels(network)
     return TrainStep(network, loss, optimizer, average, frozen, config.accumulation_steps, compute_type)
