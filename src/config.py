@@ -61,10 +61,9 @@ nasnet_a_mobile_config_gpu = {
     'ema_decay': 0.0,             # decay of the moving averages of the weights, 0.9999 in TF-Slim; 0: no averages
     'loss_scale': 1,              # multiplies the loss before the backward pass and divides the gradients after it;
                                   # 0: dynamic, halved when gradients overflow, doubled after 2000 good steps. With
-                                  # float16 (amp_level O2 or O3) it is 0 unless it is given
-    'amp_level': 'O0',            # O0: float32. O2: convolutions and dense layers compute in float16, BatchNorm and
-                                  # the rest in float32. O3: the whole network computes in float16. Weights, loss,
-                                  # optimizer and evaluation are float32 at each level.
+                                  # float16 (amp_level O3) it is 0 unless it is given
+    'amp_level': 'O0',            # O0: float32. O3: the network computes in float16. Weights, BatchNorm's statistics,
+                                  # loss, optimizer and evaluation are float32 at both levels.
     'tf32': False,                # True: GPUs from Ampere on round the factors of float32 convolutions and dense
                                   # layers to 10 bits, which is faster; logits of size 3 change by about 9e-4
 }

@@ -102,8 +102,8 @@ def use_device(platform, device_id=0, processes_here=1):
         device_id = _require_gpu(device_id, processes_here)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     if platform == 'GPU':
-        # Else float16 convolutions are moved to the NHWC layout, with transposes around everything that is not: 2,445
-        # kernels a step instead of 1,923 at O2 on MindSpore 1.10, and images below about 128 pixels do not compile.
+        # Else float16 convolutions are moved to the NHWC layout, with transposes around everything that is not, and
+        # images below about 128 pixels do not compile.
         mindspore.set_context(disable_format_transform=True)
     try:
         if hasattr(mindspore, 'set_device'):

@@ -28,12 +28,10 @@ from tools.golden.compare import filled
 KINDS = ('kernels', 'transposes', 'casts', 'copies on the device', 'copies to the device', 'synchronizations',
          'device calls')
 MOST_CALLS = {
-    ((1, 10), 'O0'): (1351, 1, 1, 8, 347, 8, 2419),
-    ((1, 10), 'O2'): (2066, 1, 684, 12, 351, 8, 3143),
-    ((1, 10), 'O3'): (1708, 1, 326, 12, 351, 8, 2785),
-    ((2, 10), 'O0'): (1507, 1, 1, 9, 301, 13, 2522),
-    ((2, 10), 'O2'): (2220, 1, 686, 13, 301, 13, 3239),
-    ((2, 10), 'O3'): (1860, 1, 326, 13, 301, 13, 2879),
+    ((1, 10), 'O0'): (950, 1, 2, 8, 294, 4, 1965),
+    ((1, 10), 'O3'): (996, 1, 15, 12, 301, 4, 2022),
+    ((2, 10), 'O0'): (940, 1, 2, 8, 290, 2, 1942),
+    ((2, 10), 'O3'): (1112, 1, 16, 12, 290, 2, 1988),
 }
 FLAGS = SMALL_FLAGS + ['--platform', 'GPU']     # the last one counts
 
@@ -127,7 +125,7 @@ def test_variants_of_training(null_cuda, image_folder, tmp_path, flags):
     report, = tmp_path.glob('*.json')
     kinds, is_float16 = totals(read(str(report))), '--amp_level' in flags
     assert kinds['kernels'] > 500
-    assert (kinds['casts'] > 50) == is_float16, kinds
+    assert (kinds['casts'] > 30) == is_float16, kinds
     last = load(str(tmp_path / 'run' / 'nasnet-a-mobile-rank0-1_4.ckpt'))
     assert ('loss_scale.value' in last.arrays) == is_float16
 
