@@ -92,6 +92,7 @@ class ImageFolder:
                                 [len(folders.get(folder, ())) for folder in class_names])
         self.num_images = len(self.files)
         self.skipped = {}
+        self._threads = min(config.work_nums, cpu_count())      # asked once, because it opens files
         self.epochs_begun = 0       # by the iterators of create_tuple_iterator and create_dict_iterator
         self._lock = threading.Lock()
         self._scratch = threading.local()
@@ -141,7 +142,7 @@ class ImageFolder:
         parts = self.config.accumulation_steps if self.training else 1
         # If the batches are small, more of them are prepared, so that every thread has work.
         ahead = AHEAD + self.config.work_nums // self.config.batch_size
-        pool = ThreadPoolExecutor(min(self.config.work_nums, cpu_count()))
+        pool = ThreadPoolExecutor(self._threads)
         pending = collections.deque()
         try:
             for number in range(first_step * parts, self.get_dataset_size() * parts):
