@@ -5,6 +5,7 @@ before MindSpore is imported.
 """
 import ctypes
 import glob
+import itertools
 import os
 import sys
 import sysconfig
@@ -165,10 +166,17 @@ def to_device(array):
     return tensor
 
 
-def tell_apart(cell, text):
-    """Let MindSpore compile a layer by itself. It compiles layers of one class with the same arguments only once, and
-    `text` becomes one of the arguments."""
-    cell.cell_init_args += text
+def tell_apart(cell):
+    """Let MindSpore compile a layer by itself; returns the layer.
+
+    It compiles layers of one class with the same arguments only once, and then exchanges their Parameters. But it does
+    not find those that a method of the layer uses, so MindSpore 1.10 would compute with the weights of another layer.
+    """
+    cell.cell_init_args += ' number %d' % next(_numbers)
+    return cell
+
+
+_numbers = itertools.count()
 
 
 def read_only_scale(batch_norm):

@@ -3,7 +3,7 @@
 Every separable convolution and every pool pads 'same' as TensorFlow does: the bottom and the right side get the odd
 pixel. With that padding published weights give published outputs.
 """
-from src.framework import mindspore, nn, ops
+from src.framework import mindspore, nn, ops, tell_apart
 
 BN_EPSILON = 1e-3       # TF-Slim's nasnet_mobile_arg_scope
 
@@ -50,7 +50,8 @@ class Dense(nn.Dense):
 
 def conv(in_channels, out_channels, kernel_size=1, stride=1, pad_mode='same', padding=0, group=1):
     """A convolution without bias. Its weights are zero until `initialize` draws them."""
-    return Conv(in_channels, out_channels, kernel_size, stride, pad_mode, padding, group=group, weight_init='zeros')
+    return tell_apart(Conv(in_channels, out_channels, kernel_size, stride, pad_mode, padding, group=group,
+                           weight_init='zeros'))
 
 
 def depthwise_conv(channels, kernel_size, stride):
@@ -66,12 +67,12 @@ def depthwise_conv(channels, kernel_size, stride):
 
 def batch_norm(channels, decay):
     """BatchNorm over (N, H, W). MindSpore calls `momentum` what TensorFlow calls decay."""
-    return BatchNorm(channels, eps=BN_EPSILON, momentum=decay)
+    return tell_apart(BatchNorm(channels, eps=BN_EPSILON, momentum=decay))
 
 
 def dense(in_channels, out_channels):
     """A dense layer. Its weights are zero until `initialize` draws them."""
-    return Dense(in_channels, out_channels, weight_init='zeros', bias_init='zeros')
+    return tell_apart(Dense(in_channels, out_channels, weight_init='zeros', bias_init='zeros'))
 
 
 def pick(values, positions):
@@ -109,8 +110,6 @@ def stack(pieces):
 class Cut(nn.Cell):
     """construct(x (N, C, ...)) -> tuple of pieces along C.
 
-    Its gradient is one concatenation. MindSpore would fill a tensor of zeros for each piece and add all of them.
-
     Args:
         shares: the channels of each piece.
     """
@@ -121,12 +120,6 @@ class Cut(nn.Cell):
 
     def construct(self, x):
         return cut(x, self.shares)
-
-    def bprop(self, x, _, gradients):
-        """The gradient of x."""
-        if len(set(self.shares)) == 1:
-            return (stack(gradients),)
-        return (ops.concat(gradients, 1),)
 
 
 class Join(nn.Cell):
@@ -145,9 +138,33 @@ class Join(nn.Cell):
             return stack(pieces)
         return ops.concat(pieces, 1)        # an operator that every exporter knows
 
+
+class CutInGraph(Cut):
+    """A Cut whose gradient is one operation. MindSpore would fill zeros for each piece and add all of them."""
+
+    def bprop(self, x, _, gradients):
+        """The gradient of x."""
+        if len(set(self.shares)) == 1:
+            return (stack(gradients),)
+        return (ops.concat(gradients, 1),)
+
+
+class JoinInGraph(Join):
+    """A Join whose gradient is a Cut, also with MindSpore 2, which would slice equal pieces."""
+
     def bprop(self, pieces, _, gradient):
         """The gradients of the pieces."""
         return (cut(gradient, self.shares),)
+
+
+def new_cut(shares):
+    """A Cut in the form for the mode that is set. PyNative mode of MindSpore 1.10 fails with the other one."""
+    return (CutInGraph if mindspore.get_context('mode') == mindspore.GRAPH_MODE else Cut)(shares)
+
+
+def new_join(shares):
+    """A Join in the form for the mode that is set, see new_cut."""
+    return (JoinInGraph if mindspore.get_context('mode') == mindspore.GRAPH_MODE else Join)(shares)
 
 
 class Identity(nn.Cell):
@@ -173,8 +190,8 @@ class Depthwise(nn.Cell):
         self.shares = tuple(channels for _, channels in kernels)
         self.relu = nn.ReLU()
         self.convs = nn.CellList([depthwise_conv(channels, kernel_size, stride) for kernel_size, channels in kernels])
-        self.join_inputs = Join([sum(self.shares) // inputs] * inputs)
-        self.cut, self.join = Cut(self.shares), Join(self.shares)
+        self.join_inputs = new_join([sum(self.shares) // inputs] * inputs)
+        self.cut, self.join = new_cut(self.shares), new_join(self.shares)
         self.own_kernels = None     # src/network/cpu/kernels.py sets it on a CPU
 
     def construct(self, *inputs):
@@ -219,7 +236,7 @@ class SeparableConv(nn.Cell):
         self.depthwise_2 = Depthwise([(size, number * out_channels) for size, number in kernels])
         self.pointwise_2 = conv(count * out_channels, count * out_channels, group=count)
         self.bn_2 = batch_norm(count * out_channels, decay)
-        self.cut = Cut([out_channels] * count)
+        self.cut = new_cut([out_channels] * count)
 
     def construct(self, *inputs):
         x = self.bn_1(self.pointwise_1(self.depthwise_1(*inputs)))
@@ -252,7 +269,7 @@ class FactorizedReduction(nn.Cell):
         # Padding of one pixel, with the first row and column of the output dropped, samples pixels 1, 3, 5, ... and
         # a zero beyond the edge. TF-Slim pads and crops to the same effect; this needs no copy and exports to ONNX.
         self.path_2 = conv(in_channels, shares[1], 1, 2, 'pad', 1)
-        self.join = Join(shares)
+        self.join = new_join(shares)
         self.bn = batch_norm(out_channels, decay)
 
     def construct(self, x):

@@ -1,7 +1,7 @@
 """Parameters as parts of flat vectors, so that an optimizer needs a few operations and not a few for each tensor."""
 import numpy as np
 
-from src.framework import Parameter, Tensor, mindspore, nn, ops, read_only_scale, tell_apart
+from src.framework import Parameter, Tensor, mindspore, nn, ops, read_only_scale
 from src.network.layers import BatchNorm, Conv, Dense
 
 
@@ -83,7 +83,6 @@ def read_from(network, layout, flat, compute_type):
                     receivers[parameter.name] = source.receiver
                     # Past nn.Cell, which would make the source a part of the layer and of its names.
                     object.__setattr__(cell, name + '_source', source)
-                    tell_apart(cell, str(source))
         if isinstance(cell, BatchNorm):
             read_only_scale(cell.bn_train)
     return tuple(receivers[parameter.name] for parameter in layout.parameters)
@@ -118,9 +117,6 @@ class FlatSource(nn.Cell):
     def construct(self, like):
         return self.piece(self.receiver, self.flat.astype(like.dtype))
 
-    def extend_repr(self):
-        return str(self.piece)
-
 
 class Piece(nn.Cell):
     """construct(receiver, vector (n,)) -> a part of the vector; see FlatSource. `receiver` only gets the gradient."""
@@ -140,6 +136,3 @@ class Piece(nn.Cell):
     def bprop(self, receiver, vector, _, gradient):
         """The gradient of the receiver. Nobody asks for that of the vector."""
         return gradient, ops.zeros_like(vector)
-
-    def extend_repr(self):
-        return 'shape=%s, offset=%d, index=%d' % (self.shape, self.offset, self.index)

@@ -83,11 +83,10 @@ def symmetric_padding(cells):
     """A `conv` that pads symmetrically, as public code does, if the stride is 2 and `cells` holds the channels."""
     plain = layers.conv
 
-    def conv(in_channels, out_channels, kernel_size=1, stride=1, pad_mode='same', group=1):
+    def conv(in_channels, out_channels, kernel_size=1, stride=1, pad_mode='same', padding=0, group=1):
         if stride == 2 and group > 1 and in_channels in cells:
-            return nn.Conv2d(in_channels, out_channels, kernel_size, 2, 'pad', kernel_size // 2, group=group,
-                             weight_init='zeros')
-        return plain(in_channels, out_channels, kernel_size, stride, pad_mode, group)
+            return plain(in_channels, out_channels, kernel_size, 2, "pad", kernel_size // 2, group)
+        return plain(in_channels, out_channels, kernel_size, stride, pad_mode, padding, group)
     return conv
 
 
