@@ -11,12 +11,12 @@ from src.framework import nn
 from src.network.layers import (
     FactorizedReduction,
     Identity,
+    Join,
     SeparableConv,
     Squeeze,
     batch_norm,
     conv,
     dense,
-    new_join,
     pick,
 )
 from src.network.merge import common_name, program
@@ -89,7 +89,7 @@ class Cell(nn.Cell):
         self.operations = tuple(step.operation for step in steps)
         self.reads = tuple(step.reads for step in steps)
         self.outputs = tuple(states[i] for i in genotype.concat)
-        self.join = new_join([widths[i] if i < 2 else filters for i in genotype.concat])
+        self.join = Join([widths[i] if i < 2 else filters for i in genotype.concat])
 
     def construct(self, current, previous):
         values = (self.squeeze(current), self.adjust(previous))
@@ -103,7 +103,7 @@ class Cell(nn.Cell):
             else:
                 values += (step(chosen[0]),)
             position += 1
-        return self.join(pick(values, self.outputs))
+        return self.join(*pick(values, self.outputs))
 
 
 class AuxiliaryHead(nn.Cell):

@@ -8,6 +8,12 @@ from src.framework import mindspore, nn, ops, tell_apart
 BN_EPSILON = 1e-3       # TF-Slim's nasnet_mobile_arg_scope
 
 
+def in_type_of(x, parameter):
+    """A parameter in the type of x, for use in a construct. A cast to its own type would lose its gradient in PyNative
+    mode of MindSpore 1.10."""
+    return parameter if parameter.dtype == x.dtype else parameter.astype(x.dtype)
+
+
 class Conv(nn.Conv2d):
     """A convolution without bias: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
 
@@ -18,7 +24,7 @@ class Conv(nn.Conv2d):
 
     def value(self, x):
         """The weight for an input x, for use in a construct."""
-        return self.weight.astype(x.dtype) if self.weight_source is None else self.weight_source(x)
+        return in_type_of(x, self.weight) if self.weight_source is None else self.weight_source(x)
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -43,8 +49,8 @@ class Dense(nn.Dense):
     weight_source = bias_source = None      # src/training/flat.py sets them
 
     def construct(self, x):
-        weight = self.weight.astype(x.dtype) if self.weight_source is None else self.weight_source(x)
-        bias = self.bias.astype(x.dtype) if self.bias_source is None else self.bias_source(x)
+        weight = in_type_of(x, self.weight) if self.weight_source is None else self.weight_source(x)
+        bias = in_type_of(x, self.bias) if self.bias_source is None else self.bias_source(x)
         return self.bias_add(self.matmul(x, weight), bias)
 
 
@@ -123,7 +129,7 @@ class Cut(nn.Cell):
 
 
 class Join(nn.Cell):
-    """construct(pieces, a tuple of (N, C_i, ...)) -> (N, sum of C_i, ...), the inverse of Cut.
+    """construct(*pieces (N, C_i, ...)) -> (N, sum of C_i, ...), the inverse of Cut.
 
     Args:
         shares: C_i of each piece.
@@ -131,12 +137,13 @@ class Join(nn.Cell):
 
     def __init__(self, shares):
         super().__init__()
-        self.shares = tuple(shares)
+        # PyNative mode of MindSpore 1.10 fails with gradients of a layer's own.
+        self.in_graph = JoinInGraph(shares) if mindspore.get_context('mode') == mindspore.GRAPH_MODE else None
 
-    def construct(self, pieces):
-        if self.training and len(set(self.shares)) == 1:
-            return stack(pieces)
-        return ops.concat(pieces, 1)        # an operator that every exporter knows
+    def construct(self, *pieces):
+        if self.in_graph is not None:
+            return self.in_graph(pieces)
+        return ops.concat(pieces, 1)
 
 
 class CutInGraph(Cut):
@@ -149,8 +156,17 @@ class CutInGraph(Cut):
         return (ops.concat(gradients, 1),)
 
 
-class JoinInGraph(Join):
-    """A Join whose gradient is a Cut, also with MindSpore 2, which would slice equal pieces."""
+class JoinInGraph(nn.Cell):
+    """A Join of a tuple of pieces. Its gradient is a Cut, also with MindSpore 2, which would slice equal pieces."""
+
+    def __init__(self, shares):
+        super().__init__()
+        self.shares = tuple(shares)
+
+    def construct(self, pieces):
+        if self.training and len(set(self.shares)) == 1:
+            return stack(pieces)
+        return ops.concat(pieces, 1)        # an operator that every exporter knows
 
     def bprop(self, pieces, _, gradient):
         """The gradients of the pieces."""
@@ -158,13 +174,8 @@ class JoinInGraph(Join):
 
 
 def new_cut(shares):
-    """A Cut in the form for the mode that is set. PyNative mode of MindSpore 1.10 fails with the other one."""
+    """A Cut in the form for the mode that is set; see Join."""
     return (CutInGraph if mindspore.get_context('mode') == mindspore.GRAPH_MODE else Cut)(shares)
-
-
-def new_join(shares):
-    """A Join in the form for the mode that is set, see new_cut."""
-    return (JoinInGraph if mindspore.get_context('mode') == mindspore.GRAPH_MODE else Join)(shares)
 
 
 class Identity(nn.Cell):
@@ -190,8 +201,8 @@ class Depthwise(nn.Cell):
         self.shares = tuple(channels for _, channels in kernels)
         self.relu = nn.ReLU()
         self.convs = nn.CellList([depthwise_conv(channels, kernel_size, stride) for kernel_size, channels in kernels])
-        self.join_inputs = new_join([sum(self.shares) // inputs] * inputs)
-        self.cut, self.join = new_cut(self.shares), new_join(self.shares)
+        self.join_inputs = Join([sum(self.shares) // inputs] * inputs)
+        self.cut, self.join = new_cut(self.shares), Join(self.shares)
         self.own_kernels = None     # src/network/cpu/kernels.py sets it on a CPU
 
     def construct(self, *inputs):
@@ -200,7 +211,7 @@ class Depthwise(nn.Cell):
             for i in range(len(self.shares)):
                 weights += (self.convs[i].value(inputs[0]),)
             return self.own_kernels(inputs, weights)
-        x = self.relu(self.join_inputs(inputs) if len(inputs) > 1 else inputs[0])
+        x = self.relu(self.join_inputs(*inputs) if len(inputs) > 1 else inputs[0])
         if len(self.shares) == 1:
             return self.convs[0](x)
         pieces = self.cut(x)
@@ -209,7 +220,7 @@ class Depthwise(nn.Cell):
         for convolution in self.convs:  # the graph mode of MindSpore 1.10 has no enumerate over cells
             results += (convolution(pieces[position]),)
             position += 1
-        return self.join(results)
+        return self.join(*results)
 
 
 class SeparableConv(nn.Cell):
@@ -269,8 +280,8 @@ class FactorizedReduction(nn.Cell):
         # Padding of one pixel, with the first row and column of the output dropped, samples pixels 1, 3, 5, ... and
         # a zero beyond the edge. TF-Slim pads and crops to the same effect; this needs no copy and exports to ONNX.
         self.path_2 = conv(in_channels, shares[1], 1, 2, 'pad', 1)
-        self.join = new_join(shares)
+        self.join = Join(shares)
         self.bn = batch_norm(out_channels, decay)
 
     def construct(self, x):
-        return self.bn(self.join((self.path_1(x), self.path_2(x)[:, :, 1:, 1:])))
+        return self.bn(self.join(self.path_1(x), self.path_2(x)[:, :, 1:, 1:]))
