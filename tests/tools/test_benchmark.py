@@ -44,7 +44,7 @@ def test_step(tmp_path):
     assert SUBJECT <= set(step['subjects']['suite']) and 'this suite, MindSpore' in output
     own, plain = step['kernels'].values()
     for counted in (own, plain):
-        assert counted['kernels'] == sum(counted['kinds'].values()) > 900 and counted['kinds']['Conv2D'] > 30
+        assert counted['kernels'] == sum(counted['kinds'].values()) > 600 and counted['kinds']['Conv2D'] > 30
     assert own['kinds'].get('Custom', 0) == (164 if shutil.which('c++') else 0) and 'Custom' not in plain['kinds']
 
 
