@@ -85,7 +85,11 @@ VERSION = tuple(int(part) for part in mindspore.__version__.split('.')[:2])
 if VERSION < (1, 10):
     raise UserError('MindSpore %s is too old: install requirements.txt' % mindspore.__version__)
 
+from mindspore.ops import signature
 from mindspore.train.mind_ir_pb2 import ModelProto  # noqa: F401
+
+_REMEDY = 'run with --platform CPU (PLATFORM=CPU for the scripts)'      # for a machine without a GPU
+_numbers = itertools.count()        # of the layers that tell_apart has seen
 
 
 def use_device(platform, device_id=0, processes_here=1):
@@ -151,14 +155,13 @@ def count_gpus():
     return count.value
 
 
-_REMEDY = 'run with --platform CPU (PLATFORM=CPU for the scripts)'
-
 
 def to_device(array):
     """A numpy array as a Tensor, an input of a graph.
 
-    Before a graph of MindSpore 2 runs, it waits twice for each input that is not on the GPU yet. This puts it there by
-    the same stream. CUDA has read the array when the call returns, because the memory is not page-locked.
+    Before a graph of MindSpore 2 runs, it waits twice for each input that is not on the GPU yet. This puts it there on
+    the stream that the graph uses. According to CUDA's documentation, a copy from memory that is not page-locked has
+    read that memory when the call returns.
     """
     tensor = Tensor(array)
     if VERSION >= (2, 0) and mindspore.get_context('device_target') == 'GPU' and hasattr(tensor, 'move_to'):
@@ -176,8 +179,6 @@ def tell_apart(cell):
     return cell
 
 
-_numbers = itertools.count()
-
 
 def read_only_scale(batch_norm):
     """Let an ops.BatchNorm of training take tensors for gamma and beta, where MindSpore demands Parameters.
@@ -185,7 +186,6 @@ def read_only_scale(batch_norm):
     It is also no longer declared to write its moving averages, though it does so in place. Each declared write orders
     all reads of Parameters, so the same slice in two layers would no longer be one operation.
     """
-    from mindspore.ops import signature
     kinds = (('input_x', 'T1'), ('scale', 'T2'), ('bias', 'T2'), ('mean', 'T3'), ('variance', 'T3'))
     batch_norm.set_signatures(tuple(signature.make_sig(name, dtype=getattr(signature.sig_dtype, kind))
                                     for name, kind in kinds))

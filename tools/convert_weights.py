@@ -15,7 +15,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from src.checkpoints.checkpoint import save
 from src.convert.foreign import FORMATS, read_weights
 from src.convert.names import from_foreign
-from src.convert.published import recognize
+from src.convert.published import UNKNOWN, recognize
 from src.errors import UserError
 from src.progress import Progress
 from src.startup import keep_output
@@ -37,8 +37,9 @@ def convert(source, kind, output, key=None):
         raise UserError('%s does not end in .ckpt: choose another --output' % output)
     if not os.path.isdir(os.path.dirname(output) or '.'):
         raise UserError('the folder of %s does not exist: choose another --output' % output)
-    if os.path.isfile(source) or os.path.isfile(source + '.index'):
-        print(recognize(source))
+    said = recognize(source) if os.path.isfile(source) or os.path.isfile(source + '.index') else UNKNOWN
+    if said != UNKNOWN:     # before the file is read, because it may say why the file cannot be read
+        print(said)
     with Progress('converting %s' % source):
         kind, arrays = read_weights(source, kind, key)
         try:
@@ -47,6 +48,8 @@ def convert(source, kind, output, key=None):
             raise UserError('%s: %s' % (source, error.sentence))
         save(output, arrays, {'config': config, 'source': '%s (%s)' % (os.path.basename(source), kind)},
              'choose another --output')
+    if said == UNKNOWN:
+        print(said)
     for remark in remarks:
         print('note: %s' % remark)
     print('%s: %d tensors of %s weights, %s classes%s' % (

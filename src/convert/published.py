@@ -26,6 +26,8 @@ PUBLISHED = (
               None, ('SHA-256', '9f84e8d6305d05ce9bc72d62d424364b4888b217e6eb25acc0557595c9cc70c6'), (74.05, 91.59)),
 )
 
+UNKNOWN = 'not recognized: no published file (docs/weights.md) has this name or this digest'
+
 
 def recognize(path):
     """Return one sentence that says which of the published files a weight file is.
@@ -42,7 +44,7 @@ def recognize(path):
             return 'recognized: %s of %s (its %s is the published one)' % (entry.names[0], entry.what, entry.digest[0])
     meant = [entry for entry in PUBLISHED if any(fnmatch(os.path.basename(path), name) for name in entry.names)]
     if not meant:
-        return 'not recognized: no published file (docs/weights.md) has this name or this digest'
+        return UNKNOWN
     entry, = meant
     if entry.digest is None or not digests:
         return ('perhaps %s of %s: only the name can be compared, because neither its size nor its digest is published'

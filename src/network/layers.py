@@ -63,8 +63,8 @@ def conv(in_channels, out_channels, kernel_size=1, stride=1, pad_mode='same', pa
 def depthwise_conv(channels, kernel_size, stride):
     """A depthwise convolution that pads 'same'.
 
-    With stride 1 that is kernel_size // 2 pixels on each side. Written so, it is a form for which MindSpore 2 has a
-    faster kernel on GPUs.
+    With stride 1 that is kernel_size // 2 pixels on each side. For this form MindSpore 2 has kernels of its own on
+    GPUs, and uses them in float16 (seen on the null CUDA of tests/gpu).
     """
     if stride == 1:
         return conv(channels, channels, kernel_size, 1, 'pad', kernel_size // 2, group=channels)

@@ -15,8 +15,6 @@ from src.training.flat import FlatLayout, flat_parameter, read_from
 from src.training.loss_scale import FixedLossScale
 
 flatten = ops.MultitypeFuncGraph('flatten')
-
-
 flatten_float32 = ops.MultitypeFuncGraph('flatten_float32')
 
 
