@@ -1,6 +1,6 @@
 # For GPUs: MindSpore 2.10 with CUDA 11.8, cuDNN 8 and Open MPI. The machine needs NVIDIA's driver and container toolkit.
 #   docker build -t nasnet-a-mobile .
-#   docker run --gpus all --shm-size 1g -v IMAGENET:/imagenet -v RUN:/run/nasnet nasnet-a-mobile \
+#   docker run --gpus all --shm-size 1g -v /path/to/imagenet:/imagenet -v /path/to/run:/run/nasnet nasnet-a-mobile \
 #       sh scripts/run_distribute_train_for_gpu.sh /imagenet/train --ckpt_path /run/nasnet
 # A linter has read this file. Nobody has built or run it yet.
 FROM nvidia/cuda:11.8.0-cudnn8-runtime-ubuntu22.04

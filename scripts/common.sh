@@ -102,7 +102,7 @@ make_environment() {
     find_interpreter
     RUN_PYTHON=$VENV/bin/python
     stamp=$VENV/installed-$1
-    wanted=$(cat "$ROOT"/requirements*.txt | cksum)
+    wanted=$({ cat "$ROOT"/requirements*.txt && echo "${PIP_CONSTRAINT:-}"; } | cksum)
     usable "$RUN_PYTHON" && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
     echo "installing $1 into $VENV"
     if ! usable "$RUN_PYTHON" || ! "$RUN_PYTHON" -m pip --version >/dev/null 2>&1; then     # absent, or only half made

@@ -5,7 +5,7 @@
 #   PYTHON    the interpreter to use, for example python3.9
 #   VENV      another folder than .venv (.venv-X.Y with PYTHON) in the project's folder
 # pip reads its own variables: PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER installs without a network from a folder of wheels,
-# PIP_CONSTRAINT=constraints/X.Y.txt installs the versions that were tested.
+# PIP_CONSTRAINT=constraints/X.Y.txt installs the versions that this file names.
 here=$(dirname -- "$(readlink -f -- "$0" || echo "$0")")    # $0 may be a link
 # shellcheck source=scripts/common.sh
 . "$here/common.sh"

@@ -16,13 +16,13 @@ nasnet_a_mobile_config_gpu = {
     'tensorboard': False,         # True: also write event files for TensorBoard into ckpt_path
 
     # Checkpoints
-    'save_checkpoint_steps': 0,   # steps between checkpoints within an epoch; 0: only at the end of each epoch
+    'save_checkpoint_steps': 0,   # steps between checkpoints within an epoch; 0: only as save_checkpoint_minutes says
     'save_checkpoint_minutes': 10.0,  # minutes between checkpoints within an epoch, so that a crash costs at most so
                                   # much; to write one takes less than a second. Only the newest 3 of them are kept.
                                   # 0: only as save_checkpoint_steps says
     'keep_checkpoint_max': 100,   # number of newest checkpoints that are kept
     'ckpt_path': './checkpoint/', # folder of checkpoints, class list, metrics.csv and metrics.png
-    'on_save_error': 'stop',      # if a checkpoint cannot be written: stop, or continue and try the next one
+    'on_save_error': 'stop',      # if a file of the run cannot be written: stop, or continue and try the next time
     'is_save_on_master': 1,       # 1: only rank 0 writes checkpoints; 0: every rank writes its own
 
     # Data

@@ -88,6 +88,8 @@ if VERSION < (1, 10):
 from mindspore.ops import signature
 from mindspore.train.mind_ir_pb2 import ModelProto  # noqa: F401
 
+# Of training, in the moving average of BatchNorm: MindSpore 1.10 takes the variance with bias.
+UNBIASED_MOVING_VARIANCE = VERSION >= (2, 0)
 _REMEDY = 'run with --platform CPU (PLATFORM=CPU for the scripts)'      # for a machine without a GPU
 _numbers = itertools.count()        # of the layers that tell_apart has seen
 

@@ -271,11 +271,6 @@ def test_a_thread_keeps_no_memory_for_a_very_large_image(images, monkeypatch):
     assert len(dataset._buffer(2000)) == 2000
 
 
-def test_opencv_leaves_the_threads_to_the_data_set(images):
-    create_dataset(images, config(), True)
-    assert cv2.getNumThreads() == 1
-
-
 def test_leaving_early_ends_the_threads(images):
     before = len(workers())
     dataset = create_dataset(images, config(batch_size=2), training=True)

@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -16,7 +17,8 @@ from src.startup import prepare
 # What MindSpore's GPU part is linked with in both versions (`readelf -d` of libmindspore_gpu.so), without cuDNN.
 CUDA = ('libcudart.so.11.0', 'libcublas.so.11', 'libcufft.so.10', 'libcurand.so.10', 'libcusolver.so.11',
         'libcusparse.so.11')
-WHEELS = ('python -m pip install nvidia-cuda-runtime-cu11 nvidia-cublas-cu11 nvidia-cufft-cu11 nvidia-curand-cu11 '
+WHEELS = (shlex.quote(sys.executable) + ' -m pip install '
+          'nvidia-cuda-runtime-cu11 nvidia-cublas-cu11 nvidia-cufft-cu11 nvidia-curand-cu11 '
           'nvidia-cusolver-cu11 nvidia-cusparse-cu11 nvidia-cuda-nvrtc-cu11 "nvidia-cudnn-cu11<9"')
 RANKS = 8       # of scripts/run_distribute_train_for_gpu.sh, if DEVICE_NUM says nothing else
 

@@ -1,6 +1,6 @@
 """What a training run keeps in its folder (ckpt_path): checkpoints, the best one, and the class list.
 
-metrics.csv lies there too; src/training/monitor.py writes it.
+The curves lie there too; src/training/metrics.py and events.py write them.
 """
 import atexit
 import codecs
@@ -14,7 +14,7 @@ import sys
 from collections import namedtuple
 
 from src.checkpoints.checkpoint import REMEDY, load, restore
-from src.config import free_on_resume, nasnet_a_mobile_config_gpu
+from src.config import choices, free_on_resume, nasnet_a_mobile_config_gpu
 from src.errors import UserError
 from src.files import remove_leftovers, whole_file, write_text
 from src.input.folders import look_alike
@@ -278,6 +278,10 @@ def resume(checkpoint, config, dataset, other_images, network, *parts):
                  for key, value in sorted(there.items())
                  if key not in free_on_resume and getattr(config, key, None) != value]
     differing += _differing_data(meta, dataset, other_images)
+    gone = [key for key in choices if there[key] not in choices[key]]
+    if gone:
+        raise UserError('%s has %s %s, which this version no longer offers: start a new run with --pretrained %s'
+                        % (checkpoint.path, gone[0], there[gone[0]], checkpoint.path))
     if differing:
         raise UserError('%s is of another run (%s): set the same values, or start a new run in another --ckpt_path'
                         % (checkpoint.path, '; '.join(differing)))

@@ -180,7 +180,9 @@ def join(platform, device_id=0, is_distributed=False):
     use_device(platform, place.local_rank, place.local_size or 1)
     atexit.register(_silence_farewell)
     try:
-        with Progress('joining a group of %d processes' % place.size, shown=place.rank == 0):
+        # MindSpore's words are dropped meanwhile, by closing descriptor 2; these go past it.
+        with os.fdopen(os.dup(2), 'w') as terminal, \
+                Progress('joining a group of %d processes' % place.size, stream=terminal, shown=place.rank == 0):
             if platform == 'CPU' and place.launcher == 'mpirun':
                 Cluster(place).form(_init_quietly)
                 # MindSpore 1.10 numbers its ranks by arrival. Any numbering works, so the one that users see is taken.

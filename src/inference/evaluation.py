@@ -47,7 +47,7 @@ def on_device(step):
     return lambda images: step(Tensor(images)).asnumpy()
 
 
-def evaluate(logits_of, dataset, group=Group(), see=None, stream=None):
+def evaluate(logits_of, dataset, group=Group(), see=None, note=COMPILING, stream=None):
     """Run a network over a data set -> Accuracy; top1 and top5 are shares from 0 to 1.
 
     Every rank evaluates its share of the images, and all ranks get the accuracy over all of them.
@@ -57,14 +57,14 @@ def evaluate(logits_of, dataset, group=Group(), see=None, stream=None):
             the size that the configuration of the data set says; rows without an image are black.
         see: called for each batch with (position of its first row among this rank's rows, Batch, logits (N, K)
             float32 array); None: not called.
-        stream: where the progress goes in a log, see `Progress`.
+        note, stream: what the progress says at first and where it goes in a log, see `Progress`.
 
     Raises:
         UserError: logits are not finite; the file system fails; no image could be read, or more images are bad than
             max_bad_images allows.
     """
     correct, images, start = np.zeros(2, np.int64), 0, time.time()
-    with Progress('evaluating', dataset.images_of_rank(), 'images' + ' of rank 0' * (group.size > 1), note=COMPILING,
+    with Progress('evaluating', dataset.images_of_rank(), 'images' + ' of rank 0' * (group.size > 1), note=note,
                   stream=stream, shown=group.rank == 0) as progress:
         for number, batch in enumerate(dataset.batches(0)):
             logits = logits_of(batch.images)

@@ -61,21 +61,23 @@ def export_checkpoint(flags, given):
         os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     except OSError as error:
         raise UserError('%s cannot be written (%s): choose another --file_name' % (path, error.strerror))
-    with whole_file(path, 'choose another --file_name') as unfinished, _temporary_folder() as folder:
+    with _temporary_folder() as folder:
         written = os.path.join(folder, 'network' + ending)
         with Progress('exporting'):
-            _export(folded, images, written, flags.file_format)
+            _export(folded, images, written, flags.file_format, note)
         if flags.file_format != 'AIR':
-            add_note(written, note)
             with Progress('comparing the file with the network'):
                 both = run_exported(written)(images), network(Tensor(images)).asnumpy()
             compare(path, *both)
-        shutil.copyfile(written, unfinished)
+        with whole_file(path, 'choose another --file_name') as unfinished:
+            shutil.copyfile(written, unfinished)
     print('exported: %s' % path)
 
 
-def _export(network, images, written, file_format):
-    """Let MindSpore write the file `written`; UserError with its words if it cannot.
+def _export(network, images, written, file_format, note):
+    """Let MindSpore write the file `written`, and add the note where the format has room.
+
+    UserError with MindSpore's words if it cannot.
 
     MindSpore takes only Latin letters, digits and few other characters in the name that it is given, so it gets a name
     without a folder. It makes the file and its folder private, so both are temporary.
@@ -83,6 +85,8 @@ def _export(network, images, written, file_format):
     try:
         with _working_folder(os.path.dirname(written)):
             mindspore.export(network, Tensor(images), file_name=os.path.basename(written), file_format=file_format)
+        if file_format != 'AIR':
+            add_note(written, note)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError('MindSpore cannot write the %s file in %s (%s): make room there or set TMPDIR to another folder'
                         % (file_format, os.path.dirname(written), str(error).strip().split('\n')[0]))

@@ -55,9 +55,10 @@ def scan(path, shown=True):
             'make the file system work again, then start again'
         raise UserError('%s cannot be read (%s): %s' % (error.filename, error.strerror, remedy))
     _require_classes(path, folders, nested)
-    _warn('links in %s lead to nothing' % path, broken, 'mend or remove them')
-    _warn('folders inside the class folders of %s hold images, which are not used' % path, nested,
-          'move these images up into the class folder')
+    if shown:
+        _warn('links in %s lead to nothing' % path, broken, 'mend or remove them')
+        _warn('folders inside the class folders of %s hold images, which are not used' % path, nested,
+              'move these images up into the class folder')
     return folders, ignored
 
 

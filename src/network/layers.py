@@ -123,9 +123,10 @@ class Cut(nn.Cell):
     def __init__(self, shares):
         super().__init__()
         self.shares = tuple(shares)
+        self.in_graph = CutInGraph(shares) if is_graph_mode() else None
 
     def construct(self, x):
-        return cut(x, self.shares)
+        return cut(x, self.shares) if self.in_graph is None else self.in_graph(x)
 
 
 class Join(nn.Cell):
@@ -137,17 +138,26 @@ class Join(nn.Cell):
 
     def __init__(self, shares):
         super().__init__()
-        # PyNative mode of MindSpore 1.10 fails with gradients of a layer's own.
-        self.in_graph = JoinInGraph(shares) if mindspore.get_context('mode') == mindspore.GRAPH_MODE else None
+        self.in_graph = JoinInGraph(shares) if is_graph_mode() else None
 
     def construct(self, *pieces):
-        if self.in_graph is not None:
-            return self.in_graph(pieces)
-        return ops.concat(pieces, 1)
+        return ops.concat(pieces, 1) if self.in_graph is None else self.in_graph(pieces)
 
 
-class CutInGraph(Cut):
+def is_graph_mode():
+    """Whether a network that is made now may have gradients of its own. MindSpore 1.10 fails with them in PyNative."""
+    return mindspore.get_context('mode') == mindspore.GRAPH_MODE
+
+
+class CutInGraph(nn.Cell):
     """A Cut whose gradient is one operation. MindSpore would fill zeros for each piece and add all of them."""
+
+    def __init__(self, shares):
+        super().__init__()
+        self.shares = tuple(shares)
+
+    def construct(self, x):
+        return cut(x, self.shares)
 
     def bprop(self, x, _, gradients):
         """The gradient of x."""
@@ -171,11 +181,6 @@ class JoinInGraph(nn.Cell):
     def bprop(self, pieces, _, gradient):
         """The gradients of the pieces."""
         return (cut(gradient, self.shares),)
-
-
-def new_cut(shares):
-    """A Cut in the form for the mode that is set; see Join."""
-    return (CutInGraph if mindspore.get_context('mode') == mindspore.GRAPH_MODE else Cut)(shares)
 
 
 class Identity(nn.Cell):
@@ -202,7 +207,7 @@ class Depthwise(nn.Cell):
         self.relu = nn.ReLU()
         self.convs = nn.CellList([depthwise_conv(channels, kernel_size, stride) for kernel_size, channels in kernels])
         self.join_inputs = Join([sum(self.shares) // inputs] * inputs)
-        self.cut, self.join = new_cut(self.shares), Join(self.shares)
+        self.cut, self.join = Cut(self.shares), Join(self.shares)
         self.own_kernels = None     # src/network/cpu/kernels.py sets it on a CPU
 
     def construct(self, *inputs):
@@ -247,7 +252,7 @@ class SeparableConv(nn.Cell):
         self.depthwise_2 = Depthwise([(size, number * out_channels) for size, number in kernels])
         self.pointwise_2 = conv(count * out_channels, count * out_channels, group=count)
         self.bn_2 = batch_norm(count * out_channels, decay)
-        self.cut = new_cut([out_channels] * count)
+        self.cut = Cut([out_channels] * count)
 
     def construct(self, *inputs):
         x = self.bn_1(self.pointwise_1(self.depthwise_1(*inputs)))

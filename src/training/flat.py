@@ -57,7 +57,8 @@ def flat_parameter(name, values):
 def read_from(network, layout, flat, compute_type):
     """Let the layers of a network take the parameters of a layout from a flat vector, also in evaluation mode.
 
-    The values of the Parameters themselves stay as they are, so whoever wants to see them must call `set_values` first.
+    The Parameters themselves then stay as they are while the vector is trained. `FlatRMSProp.write_parameters` gives
+    them the values.
 
     Args:
         network: its layers are those of src/network/layers.py.

@@ -9,7 +9,7 @@ import sys
 import warnings
 
 from src.errors import UserError
-from src.files import whole_file, write_text
+from src.files import SaveError, whole_file, write_text
 
 METRICS, PICTURE = 'metrics.csv', 'metrics.png'
 # top1 and top5 are over `validation_images` images; `skipped_images` bad ones are not among these. The speed stays the
@@ -25,7 +25,7 @@ MOST_LETTERS = 60       # of the name of a run: two names fit side by side
 
 
 def write_metrics(folder, rows, remedy):
-    """Bring metrics.csv and metrics.png of a run up to date. If metrics.csv is, nothing is done.
+    """Bring metrics.csv and metrics.png of a run up to date. A file that is already stays as it is.
 
     Args:
         folder: of the run.
@@ -35,17 +35,22 @@ def write_metrics(folder, rows, remedy):
     Raises:
         SaveError: the folder cannot be written or the disk is full. The file that could not be written is as it was.
     """
-    path, text = os.path.join(folder, METRICS), io.StringIO(newline='')
+    path, picture, text = os.path.join(folder, METRICS), os.path.join(folder, PICTURE), io.StringIO(newline='')
     csv.writer(text).writerows([COLUMNS] + list(rows))
-    if not rows or _read(path) == text.getvalue():
+    if not rows:
+        return
+    if _read(path) != text.getvalue():
+        write_text(path, text.getvalue(), remedy)
+    if os.path.exists(picture) and os.path.getmtime(picture) >= os.path.getmtime(path):
         return
     try:
-        # The picture comes first: a run that goes on after a kill between the two finds an old metrics.csv.
-        draw_curves([('', rows)], os.path.join(folder, PICTURE), remedy)
+        draw_curves([('', rows)], picture, remedy)
     except ImportError as error:
         _warn('%s is not drawn (%s): install requirements.txt' % (PICTURE, error))
-    finally:
-        write_text(path, text.getvalue(), remedy)
+    except SaveError:
+        raise
+    except Exception as error:      # matplotlib has many of them, for example for a wrong MPLBACKEND
+        _warn('%s is not drawn, matplotlib says: %s' % (PICTURE, error))
 
 
 @functools.lru_cache(None)      # so each sentence comes only once

@@ -40,6 +40,9 @@ class FlatRMSProp(nn.Cell):
     the order of `self.receivers`, `learning_rate` a float32 scalar tensor. Weight decay enters before clipping, as
     in TF-Slim, where it is part of the loss.
 
+    It trains its own copy of the weights, in flat vectors. After a step the Parameters are old until `write_parameters`
+    is called. Whoever sets Parameters must call `read_parameters`.
+
     Args:
         parameters: the Parameters to train.
         weight_decay, momentum, decay, eps: as in the formula above.

@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 import uuid
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from src.lr_generator import learning_rate
 from src.network.build import build_network
 from src.network.cpu.kernels import version_of_own_kernels
 from src.network.initialize import initialize
+from src.progress import COMPILING
 from src.signals import StopRequest
 from src.training.monitor import Monitor
 from src.training.train_step import StepRunner, build_train_step
@@ -109,6 +110,7 @@ class Trainer:
         """Make the network, its training step and its evaluation step."""
         self.network = initialize(build_network(self.config, training=True), self.config.random_seed)
         self.new_heads = self.pretrained and restore(self.pretrained, self.network, new_classes=True)
+        # From here on the optimizer has the weights; see FlatRMSProp.
         self.train_step = build_train_step(self.network, self.config, self.group)
         self.run_step = StepRunner(self.train_step, self.config, self.steps)
         self.eval_step = EvalStep(self.network)
@@ -159,10 +161,16 @@ class Trainer:
         return folder
 
     def _open_events(self):
-        """The file of this process for TensorBoard; the first process of a run also shows its first images there."""
+        """The file of this process for TensorBoard, or None if it cannot be written and the run goes on all the same.
+
+        The first process of a run also shows its first images there.
+        """
         from src.training.events import EventFile  # tensorboardX takes 0.4 s to import
         done = self.position.epoch * self.steps
-        events = EventFile(self.config.ckpt_path, done + self.position.sums[0], done)
+        opened = []
+        if not self._try(lambda: opened.append(EventFile(self.config.ckpt_path, done + self.position.sums[0], done))):
+            return None
+        events, = opened
         if events.is_first:
             with closing(self.dataset.batches(0)) as batches:
                 batch = next(batches)
@@ -222,7 +230,7 @@ class Trainer:
         status = 0
         if due or done % self.stop_check_interval == 0 or done == self.steps:
             status, late = self.ask_ranks()
-            due = due or late and done < self.steps     # at the end of an epoch a checkpoint follows anyway
+            due = (due or late) and done < self.steps       # at the end of an epoch a checkpoint follows anyway
         if due or status:
             self.save(epoch, done, epoch, self.monitor.epoch_sums())
         if status:
@@ -234,7 +242,7 @@ class Trainer:
         if self.validation:
             # A kill during the validation costs no step.
             self.save(epoch, self.steps, epoch, self.monitor.epoch_sums())
-            accuracy = self.validate()
+            accuracy = self.validate(COMPILING if epoch == self.position.epoch else '')
         rate = learning_rate((epoch + 1) * self.steps - 1, self.steps, self.config)
         self.monitor.end_epoch(epoch + 1, rate, accuracy)
         if accuracy and self.events:
@@ -245,14 +253,11 @@ class Trainer:
         if status:
             self.end(status)
 
-    def validate(self):
-        """Accuracy on the validation images, with the moving averages if there are any."""
+    def validate(self, note):
+        """Accuracy on the validation images, with the moving averages if there are any; `note` is for the progress."""
         paused, average = time.time(), self.train_step.average
-        if average is None:
-            accuracy = evaluate(on_device(self.eval_step), self.validation, self.group, stream=sys.stdout)
-        else:
-            with average.applied():
-                accuracy = evaluate(on_device(self.eval_step), self.validation, self.group, stream=sys.stdout)
+        with nullcontext() if average is None else average.applied():
+            accuracy = evaluate(on_device(self.eval_step), self.validation, self.group, None, note, sys.stdout)
         self.monitor.pause(time.time() - paused)
         return accuracy
 

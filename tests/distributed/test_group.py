@@ -1,5 +1,6 @@
 """The group of one process: the methods of a group of many, without an exchange; and how a rank fails."""
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ from src.distributed.cpu_cluster import free_port
 from src.distributed.group import Group, RankGroup, failing_for_all, join
 from src.errors import UserError
 from src.framework import Parameter, Tensor
+from tests.helpers import ROOT
 
 
 def test_a_run_of_one_process_is_rank_0_of_1():
@@ -112,3 +114,31 @@ def test_an_orderly_end_and_a_single_process_end_as_usual(monkeypatch, group, er
 def test_a_free_port_is_free():
     port = free_port()
     assert 1024 <= port < 65536 and not cpu_cluster._is_listening(port)
+
+
+WAITING = '''
+import time
+from src import progress
+from src.distributed import group, launch
+progress.SILENCE = 0
+launch.require = lambda: launch.Place('mpirun', 0, 2, 0, 2)
+
+class Cluster:
+    def __init__(self, place):
+        pass
+
+    def form(self, init):
+        with group.without_chatter():
+            time.sleep(1.2)
+        raise RuntimeError('nobody came')
+group.Cluster = Cluster
+group.join('CPU', is_distributed=True)
+'''
+
+
+def test_a_rank_that_waits_for_the_others_says_so():
+    process = subprocess.run([sys.executable, '-c', WAITING], cwd=ROOT, stderr=subprocess.PIPE,
+                             universal_newlines=True, timeout=100)
+    first, *_, last = process.stderr.splitlines()
+    assert process.returncode == 1
+    assert first.startswith('joining a group of 2 processes: ') and 'nobody came' in last

@@ -24,14 +24,15 @@ from tests.helpers import ROOT, SMALL_FLAGS, run, small_config
 from tools.golden.compare import filled
 
 # The device calls of one training step of the full network at 224 pixels with batch 32 and everything of the recipe.
-# They are upper bounds: lower them when a change saves calls. Each row: version of MindSpore, amp_level, the bounds.
+# They are upper bounds: lower them when a change saves calls. The loss is read once in ten steps, hence the tenths.
+# Each row: version of MindSpore, amp_level, the bounds.
 KINDS = ('kernels', 'transposes', 'casts', 'copies on the device', 'copies to the device', 'synchronizations',
          'device calls')
 MOST_CALLS = {
-    ((1, 10), 'O0'): (950, 1, 2, 8, 294, 4, 1965),
-    ((1, 10), 'O3'): (996, 1, 15, 12, 301, 4, 2022),
-    ((2, 10), 'O0'): (940, 1, 2, 8, 290, 2, 1942),
-    ((2, 10), 'O3'): (1112, 1, 16, 12, 290, 2, 1988),
+    ((1, 10), 'O0'): (950, 1, 2, 8, 294, 3.1, 1964.1),
+    ((1, 10), 'O3'): (996, 1, 15, 12, 301, 3.1, 2021.1),
+    ((2, 10), 'O0'): (940, 1, 2, 8, 290, 1.1, 1941.1),
+    ((2, 10), 'O3'): (1112, 1, 16, 12, 290, 1.1, 1987.1),
 }
 FLAGS = SMALL_FLAGS + ['--platform', 'GPU']     # the last one counts
 

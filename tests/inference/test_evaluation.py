@@ -64,7 +64,7 @@ def test_progress_shows_the_top_1_until_now(monkeypatch):
     lines = io.StringIO()
     evaluate(slow, Images(), stream=lines)
     first, *_, last = lines.getvalue().split('\n')[:-1]
-    assert first == 'evaluating: 0/6 images, compiling the network, 00:00:00 so far'
+    assert first.startswith('evaluating: 0/6 images, compiling the network, 00:00:0')
     assert last.startswith('evaluating: 4/6 images, top-1 75.00%, 00:00:0')     # class 3 is taken for class 7
 
 

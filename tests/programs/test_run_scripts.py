@@ -167,7 +167,6 @@ def test_a_reader_that_goes_away_does_not_end_the_program(project):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @scripts
 def test_a_signal_at_any_moment_of_the_start_leaves_no_process(project, script):
     for delay in range(0, 600, 40 if script == STANDALONE else 60):
@@ -432,7 +431,6 @@ def test_a_rank_that_cannot_write_its_log_shows_its_output(project):
 # --- a real training ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_a_closed_terminal_costs_a_real_training_no_step(image_folder, tmp_path):
     process = subprocess.Popen(['dash', os.path.join(ROOT, 'scripts', STANDALONE), '0', str(image_folder / 'train'),

@@ -14,7 +14,7 @@ from tests.helpers import ROOT
 # Stands in for each interpreter. As an environment it has pip, MindSpore, and tests that end as the test asks.
 STUB = '''#!/bin/sh
 case "$*" in
--c*) exec %s "$@" ;;
+-c*) exec "%s" "$@" ;;
 '-m venv --clear '*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" && echo >"$4/pyvenv.cfg" ;;
 '-m pip list '*) printf 'numpy==1.2\\nmindspore-gpu==3.4\\n' ;;
 '-m pip freeze') echo numpy==1.2 ;;
@@ -97,7 +97,7 @@ def test_setup_says_which_active_environment_the_scripts_will_use(project, envir
     active = project.parent / 'active'
     (active / 'bin').mkdir(parents=True)
     stub = active / 'bin' / 'python'
-    stub.write_text('#!/bin/sh\nexec %s "$@"\n' % sys.executable)
+    stub.write_text('#!/bin/sh\nexec "%s" "$@"\n' % sys.executable)
     stub.chmod(0o755)
     (project / '.venv').symlink_to(environment[0])
     try:

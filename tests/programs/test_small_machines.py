@@ -30,10 +30,11 @@ def test_training_without_home_compiler_room_for_temporary_files_shared_memory_a
     environment = {'PATH': str(tools), 'LANG': 'C', 'TMPDIR': '/nowhere'}
     command = [sys.executable, 'train.py', '--dataset_path', str(image_folder / 'train'), '--epoch_size', '1',
                '--ckpt_path', str(tmp_path / 'run')] + SMALL_FLAGS
-    if may_mount():
-        (tmp_path / 'temporary').mkdir()
-        command = ['unshare', '-m', 'sh', '-c', MOUNT, 'sh'] + command
-        environment.update(PATH=os.environ['PATH'], TOOLS=str(tools), TMPDIR=str(tmp_path / 'temporary'))
+    if not may_mount():
+        (pytest.fail if os.environ.get('CI') == 'true' else pytest.skip)('this user may not mount a file system')
+    (tmp_path / 'temporary').mkdir()
+    command = ['unshare', '-m', 'sh', '-c', MOUNT, 'sh'] + command
+    environment.update(PATH=os.environ['PATH'], TOOLS=str(tools), TMPDIR=str(tmp_path / 'temporary'))
     process = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              universal_newlines=True, timeout=600,
                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)))

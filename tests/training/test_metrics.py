@@ -45,13 +45,13 @@ def test_both_files_are_written_only_for_a_new_epoch(tmp_path):
 
 def test_a_kill_between_the_two_files_is_made_good(tmp_path, monkeypatch):
     write_metrics(str(tmp_path), rows(1), '')
-    monkeypatch.setattr(metrics, 'write_text', lambda *_: None)
+    old = (tmp_path / 'metrics.png').read_bytes()
+    monkeypatch.setattr(metrics, 'draw_curves', lambda *_: None)
     write_metrics(str(tmp_path), rows(2), '')
     monkeypatch.undo()
-    picture = (tmp_path / 'metrics.png').read_bytes()
-    (tmp_path / 'metrics.png').unlink()
+    assert (tmp_path / 'metrics.png').read_bytes() == old and read_rows(str(tmp_path / 'metrics.csv')) == rows(2)
     write_metrics(str(tmp_path), rows(2), '')
-    assert (tmp_path / 'metrics.png').read_bytes() == picture and read_rows(str(tmp_path / 'metrics.csv')) == rows(2)
+    assert (tmp_path / 'metrics.png').read_bytes() != old
 
 
 def test_a_picture_that_cannot_be_written_costs_no_row(tmp_path):
@@ -67,6 +67,14 @@ def test_without_matplotlib_there_is_one_warning_and_no_picture(tmp_path, monkey
         write_metrics(str(tmp_path), rows(count), '')
     assert capsys.readouterr().err.count('\n') == 1
     assert os.listdir(str(tmp_path)) == ['metrics.csv'] and read_rows(str(tmp_path / 'metrics.csv')) == rows(2)
+
+
+def test_an_error_of_matplotlib_is_a_warning(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(metrics, 'draw_curves', lambda *_: 1 / 0)
+    metrics._warn.cache_clear()
+    write_metrics(str(tmp_path), rows(1), '')
+    assert capsys.readouterr().err == 'warning: metrics.png is not drawn, matplotlib says: division by zero\n'
+    assert read_rows(str(tmp_path / 'metrics.csv')) == rows(1)
 
 
 def test_each_of_several_runs_has_a_colour_and_a_line_in_the_legend(tmp_path):

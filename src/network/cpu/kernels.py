@@ -1,5 +1,5 @@
 """The layers that kernels.cc computes. On a CPU MindSpore's own operators for them take most of a step."""
-from src.framework import VERSION, Tensor, mindspore, nn, ops
+from src.framework import UNBIASED_MOVING_VARIANCE, Tensor, mindspore, nn, ops
 from src.network.cpu.library import library, source_digest
 from src.network.layers import Depthwise
 
@@ -120,7 +120,7 @@ class BatchNormKernels(nn.Cell):
     def __init__(self, epsilon, momentum):
         super().__init__()
         # As their own operators, MindSpore 2 averages the variance without bias and MindSpore 1.10 the one with bias.
-        self.settings = Tensor([epsilon, momentum, VERSION >= (2, 0)], mindspore.float32)
+        self.settings = Tensor([epsilon, momentum, UNBIASED_MOVING_VARIANCE], mindspore.float32)
 
         def results(x, gamma, *_):
             return x, gamma, gamma, gamma, gamma
