@@ -157,7 +157,6 @@ def count_gpus():
     return count.value
 
 
-
 def to_device(array):
     """A numpy array as a Tensor, an input of a graph.
 
@@ -179,7 +178,6 @@ def tell_apart(cell):
     """
     cell.cell_init_args += ' number %d' % next(_numbers)
     return cell
-
 
 
 def read_only_scale(batch_norm):

@@ -18,7 +18,10 @@ def average_decay(step, decay):
 
 
 class MovingAverage(nn.Cell):
-    """construct(decay float32 scalar): average += (1 - decay) * (parameter - average), on one flat vector.
+    """construct(decay, norm): average += (1 - decay) * (parameter - average), on one flat vector.
+
+    `decay` is a float32 scalar. `norm` is what the optimizer returned. The parameters are read after it exists, because
+    MindSpore does not know that BatchNorm writes its statistics (see read_only_scale in src/framework.py).
 
     Args:
         network: NASNetAMobile.
@@ -35,8 +38,9 @@ class MovingAverage(nn.Cell):
         self.average = flat_parameter('ema', self._values())
         self.map = ops.HyperMap()
 
-    def construct(self, decay):
-        now = ops.concat((self.decayed_weights, self.plain_weights) + self.map(flatten, self.others))
+    def construct(self, decay, norm):
+        others = self.map(flatten, ops.depend(self.others, norm))
+        now = ops.concat((self.decayed_weights, self.plain_weights) + others)
         return ops.assign(self.average, self.average + (now - self.average) * (1 - decay))
 
     def state(self):

@@ -81,7 +81,7 @@ class TrainStep(nn.Cell):
         loss = loss / self.loss_scale.value     # the optimizer may change the scale
         norm = self.optimizer.update(decayed, plain, learning_rate)
         if self.average is not None:
-            norm = ops.depend(norm, self.average(ops.depend(average_decay, norm)))
+            norm = ops.depend(norm, self.average(average_decay, norm))
         return loss, norm
 
 
