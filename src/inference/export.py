@@ -68,9 +68,11 @@ def export_checkpoint(flags, given):
         if flags.file_format != 'AIR':
             with Progress('comparing the file with the network'):
                 both = run_exported(written)(images), network(Tensor(images)).asnumpy()
-            compare(path, *both)
+            compared = compare(path, *both)
         with whole_file(path, 'choose another --file_name') as unfinished:
             shutil.copyfile(written, unfinished)
+    if flags.file_format != 'AIR':
+        print(compared)
     print('exported: %s' % path)
 
 
@@ -119,7 +121,7 @@ def _working_folder(folder):
 
 
 def compare(path, exported, logits):
-    """Print the largest difference of two arrays of logits (N, K) float32.
+    """A sentence with the largest difference of two arrays of logits (N, K) float32.
 
     Raises:
         UserError: a logit of the network is not finite, or the difference is too large. `path` is named.
@@ -129,7 +131,7 @@ def compare(path, exported, logits):
         raise UserError('the network returns values that are not finite: the checkpoint is of a diverged run, and %s '
                         'is not written' % path)
     difference, allowed = float(np.abs(exported - logits).max()), TOLERANCE * max(1, largest)
-    print('largest difference from the live network: %.3g (logits up to %.3g)' % (difference, largest))
     if not difference <= allowed:
         raise UserError('%s differs from the network by %.3g, more than %.3g: it is not written'
                         % (path, difference, allowed))
+    return 'largest difference from the live network: %.3g (logits up to %.3g)' % (difference, largest)
