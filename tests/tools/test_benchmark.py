@@ -10,6 +10,7 @@ import pytest
 
 from src.distributed.group import Group
 from src.errors import UserError
+from src.framework import VERSION
 from tests.helpers import ROOT
 from tools.benchmark import kernels, measures, scaling
 from tools.benchmark.data import write_photographs
@@ -91,6 +92,7 @@ def test_peers(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.needs('mpirun')
+@pytest.mark.skipif(VERSION < (2, 0), reason='the CPU cluster of MindSpore 1.10 often has to be started again')
 def test_scaling(tmp_path):
     program = os.path.join(BENCHMARK, 'scaling.py')
     result = start(program, tmp_path, '--ranks', 1, 2, '--steps', 2, '--json', 'figures.json', *TINY, *ONE_CELL)
