@@ -164,7 +164,7 @@ def to_device(array):
     the stream that the graph uses. According to CUDA's documentation, a copy from memory that is not page-locked has
     read that memory when the call returns.
     """
-    tensor = Tensor(array)
+    tensor = Tensor.from_numpy(array)
     if VERSION >= (2, 0) and mindspore.get_context('device_target') == 'GPU' and hasattr(tensor, 'move_to'):
         return tensor.move_to('GPU', blocking=False)
     return tensor
