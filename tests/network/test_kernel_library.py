@@ -99,6 +99,13 @@ def test_a_library_of_another_user_is_not_loaded(cached, monkeypatch):
     assert compiling._fault(cached) == 'is a link or belongs to another user'
 
 
+def test_one_variable_turns_them_off(cached, monkeypatch, capsys):
+    monkeypatch.setenv('CPU_KERNELS', '0')
+    assert fresh() is None and capsys.readouterr() == ('', '')
+    monkeypatch.setenv('CPU_KERNELS', '1')
+    assert fresh() == str(cached)
+
+
 def test_a_folder_of_another_user_is_not_used(cached, monkeypatch, capsys):
     monkeypatch.setattr(os, 'geteuid', lambda: os.stat(cached).st_uid + 1)
     monkeypatch.setattr(ctypes, 'CDLL', pytest.fail)

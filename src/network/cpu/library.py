@@ -16,11 +16,14 @@ COMMAND = ('c++', '-std=c++17', '-O3', '-march=native', '-fopenmp', '-shared', '
 
 @functools.lru_cache(None)
 def library():
-    """Path of kernels.cc compiled for this machine. None: it cannot be had, and stderr says why.
+    """Path of kernels.cc compiled for this machine. None: it cannot be had, and stderr says why; or CPU_KERNELS is 0 in
+    the environment.
 
     It lies in the user's cache, under a name that depends on everything it was made from, so that it is compiled
     only once.
     """
+    if os.environ.get('CPU_KERNELS') == '0':
+        return None
     try:
         path = _compiled()
         ctypes.CDLL(path)       # MindSpore would not say why it cannot be loaded
