@@ -158,7 +158,7 @@ def count_gpus():
 
 
 def to_device(array):
-    """A numpy array as a Tensor, an input of a graph. The array must not change any more: the Tensor may share its memory.
+    """A numpy array as a Tensor, an input of a graph. They may share memory, so the array must not change any more.
 
     Before a graph of MindSpore 2 runs, it waits twice for each input that is not on the GPU yet. This puts it there on
     the stream that the graph uses. According to CUDA's documentation, a copy from memory that is not page-locked has
