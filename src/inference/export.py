@@ -57,10 +57,7 @@ def export_checkpoint(flags, given):
     images = np.random.RandomState(config.random_seed).uniform(-1, 1, shape).astype(np.float32)
     ending = '.' + flags.file_format.lower()
     path = flags.file_name if flags.file_name.endswith(ending) else flags.file_name + ending
-    try:
-        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    except OSError as error:
-        raise UserError('%s cannot be written (%s): choose another --file_name' % (path, error.strerror))
+    _require_room(path)
     with _temporary_folder() as folder:
         written = os.path.join(folder, 'network' + ending)
         with Progress('exporting'):
@@ -74,6 +71,16 @@ def export_checkpoint(flags, given):
     if flags.file_format != 'AIR':
         print(compared)
     print('exported: %s' % path)
+
+
+def _require_room(path):
+    """Make the folder of `path`, and try to write in it before the work begins; UserError if that fails."""
+    folder = os.path.dirname(path) or '.'
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError('%s cannot be written (%s): choose another --file_name' % (path, error.strerror))
 
 
 def _export(network, images, written, file_format, note):

@@ -55,6 +55,12 @@ def test_without_a_temporary_folder_is_one_sentence(checkpoint, tmp_path, monkey
     assert os.listdir(str(tmp_path)) == []
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(checkpoint, monkeypatch):
+    monkeypatch.setattr('src.inference.export._export', None)
+    with pytest.raises(UserError, match=r'/proc/net.onnx cannot be written \(.*\): choose another --file_name'):
+        export(checkpoint, '/proc/net.onnx')
+
+
 def test_a_folder_is_no_name(checkpoint, tmp_path):
     with pytest.raises(UserError, match='--file_name .*/new/ is a folder: give the name of a file in it'):
         export(checkpoint, str(tmp_path / 'new') + os.sep)
