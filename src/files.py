@@ -84,6 +84,25 @@ def whole_file(path, remedy):
         yield os.path.join(unfinished, name)
 
 
+def prepare_folder(folder, remedy):
+    """Make `folder` if it does not exist, and try to write in it. Call it before long work whose result goes there.
+
+    Args:
+        folder: its path; an empty path is the working folder.
+        remedy: the end of the error sentence.
+
+    Raises:
+        SaveError: it cannot be made or written.
+    """
+    folder = folder or '.'
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise save_error(folder, error, remedy)
+    with unfinished_folder(folder, remedy):
+        pass
+
+
 def write_text(path, text, remedy):
     """Write `text` as UTF-8 to `path`. A kill or a power cut leaves the old file or the new one.
 

@@ -19,6 +19,7 @@ from src.files import (
     SaveError,
     append,
     digest,
+    prepare_folder,
     remove_leftovers,
     save_error,
     sync,
@@ -266,6 +267,18 @@ def test_a_folder_that_is_absent_is_named(tmp_path):
 
 
 # Digests
+
+def test_a_folder_is_prepared_before_the_work(tmp_path, monkeypatch):
+    prepare_folder(str(tmp_path / 'a' / 'b'), 'choose another')
+    assert os.listdir(str(tmp_path / 'a' / 'b')) == []
+    monkeypatch.chdir(tmp_path)
+    prepare_folder('', 'choose another')
+    assert os.listdir(str(tmp_path)) == ['a']
+    (tmp_path / 'file').touch()
+    for folder in (tmp_path / 'file', '/proc'):
+        with pytest.raises(SaveError, match=r'^error: %s cannot be written \(.*\): choose another$' % folder):
+            prepare_folder(str(folder), 'choose another')
+
 
 def test_a_digest_covers_names_types_shapes_and_bytes():
     arrays = {'b': np.arange(4, dtype=np.int64), 'a': np.float32([[1, 2]])}

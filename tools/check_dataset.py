@@ -19,7 +19,7 @@ from PIL import Image
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from src.errors import one_line
-from src.files import write_text
+from src.files import prepare_folder, write_text
 from src.input.folders import scan
 from src.input.image import FORMATS, decode
 from src.input.plain import plain_jpeg, plain_png
@@ -168,10 +168,13 @@ def main():
     flags = parser.parse_args()
     if flags.workers < 1:
         parser.error('--workers must be 1 or more, got %d' % flags.workers)
+    remedy = 'choose another --json'
+    if flags.json:
+        prepare_folder(os.path.dirname(flags.json), remedy)
     report = check(flags.folder, flags.workers)
     print(summary(report))
     if flags.json:
-        write_text(flags.json, json.dumps(report, indent=1), 'choose another --json')
+        write_text(flags.json, json.dumps(report, indent=1), remedy)
     return 1 if report['bad'] else 0
 
 

@@ -33,6 +33,7 @@ from tools.children import ChildFailed, run_child
 BATCH_SIZES = {'GPU': (32, 64, 128, 256)}
 OTHER_BATCH_SIZES = (8, 16)
 RANKS = (1, 2, 4, 8)
+REMEDY = 'choose another --json'
 ANSWERS = 'name', 'peak_rss_mb'     # what each answer of a child holds
 ROUNDS = 5                  # timed rounds of a step, of half a second or more; the median counts
 # For factors of 10 bits (float16, TF32). A simulation of TF32 moves logits of size 3 by 9e-4. On a CPU float16 moves
@@ -242,7 +243,8 @@ def main(argv=None):
     prepare(given)
     for number in (signal.SIGTERM, signal.SIGHUP):      # so that children are ended too
         signal.signal(number, lambda received, _: sys.exit(128 + received))
-    from src.files import write_text
+    from src.files import prepare_folder, write_text
+    prepare_folder(os.path.dirname(flags.json), REMEDY)
     try:
         facts = ask(flags, 'device', {})[0]
     except ChildFailed as error:        # then nothing else can work
@@ -257,7 +259,7 @@ def main(argv=None):
             show(*[found[column] for column in columns])
             rows.append(found)
     write_text(flags.json, json.dumps({'device': facts, 'config': given, 'rows': rows}, indent=1),
-               'choose another --json')
+               REMEDY)
     bad = [each['check'] for each in rows if each['verdict'] in ('BROKEN', 'FAILED')]
     if bad:
         raise UserError('%d of %d rows do not hold (%s): see the table' % (len(bad), len(rows), '; '.join(bad)))

@@ -10,6 +10,7 @@ from src.config import without_auxiliary_head
 from src.dataset import create_dataset
 from src.distributed.group import Group, failing_for_all, join
 from src.errors import UserError, needed_for
+from src.files import prepare_folder
 from src.framework import Tensor, nn
 from src.inference.class_names import class_names, readable, require_known_labels
 from src.inference.exported import is_exported, load_exported, run_exported
@@ -171,8 +172,9 @@ def _evaluate_checkpoint(flags, checkpoint, config, group):
     report = None
     if flags.report:
         with needed_for('--report'):
-            from src.inference.report import Report  # matplotlib takes a second to import
-        report = Report(dataset, readable(folders, config.num_classes))
+            from src.inference import report as reporting  # matplotlib takes a second to import
+        report = reporting.Report(dataset, readable(folders, config.num_classes))
+        prepare_folder(flags.report, reporting.REMEDY)
     start = time.time()
     accuracy = evaluate(logits_of, dataset, group, report and report.see)
     if group.rank > 0:

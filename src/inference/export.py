@@ -15,7 +15,7 @@ from src.checkpoints.checkpoint import load, network_config, restore
 from src.cli import make_config
 from src.config import without_auxiliary_head
 from src.errors import UserError
-from src.files import whole_file
+from src.files import prepare_folder, whole_file
 from src.framework import Tensor, mindspore, use_device
 from src.inference.class_names import class_names
 from src.inference.exported import add_note, run_exported
@@ -26,6 +26,7 @@ from src.progress import Progress
 # Largest allowed difference of a logit between the exported and the live network, where no logit is larger than 1.
 # Where one is, the difference may be as much larger: float32 has about seven digits, whatever the size of a number is.
 TOLERANCE = 1e-4
+REMEDY = 'choose another --file_name'
 
 
 def export_checkpoint(flags, given):
@@ -57,7 +58,8 @@ def export_checkpoint(flags, given):
     images = np.random.RandomState(config.random_seed).uniform(-1, 1, shape).astype(np.float32)
     ending = '.' + flags.file_format.lower()
     path = flags.file_name if flags.file_name.endswith(ending) else flags.file_name + ending
-    _require_room(path)
+    prepare_folder(os.path.dirname(path), REMEDY)
+    said = ['exported: %s' % path]
     with _temporary_folder() as folder:
         written = os.path.join(folder, 'network' + ending)
         with Progress('exporting'):
@@ -65,22 +67,10 @@ def export_checkpoint(flags, given):
         if flags.file_format != 'AIR':
             with Progress('comparing the file with the network'):
                 both = run_exported(written)(images), network(Tensor(images)).asnumpy()
-            compared = compare(path, *both)
-        with whole_file(path, 'choose another --file_name') as unfinished:
+            said.insert(0, compare(path, *both))
+        with whole_file(path, REMEDY) as unfinished:
             shutil.copyfile(written, unfinished)
-    if flags.file_format != 'AIR':
-        print(compared)
-    print('exported: %s' % path)
-
-
-def _require_room(path):
-    """Make the folder of `path`, and try to write in it before the work begins; UserError if that fails."""
-    folder = os.path.dirname(path) or '.'
-    try:
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError('%s cannot be written (%s): choose another --file_name' % (path, error.strerror))
+    print('\n'.join(said))
 
 
 def _export(network, images, written, file_format, note):

@@ -7,12 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from src.errors import UserError
-from src.files import save_error, unfinished_folder
+from src.files import prepare_folder, unfinished_folder
 from src.inference.class_names import probabilities
 from src.input.image import decode, resize_centre_crop
 from src.input.reading import read
 
 SHOWN = 24          # number of images on the picture of mistakes
+REMEDY = 'choose another --report'
 MOST_LABELS = 50    # with more classes than this, the picture of the confusion matrix does not name them
 
 
@@ -56,12 +57,8 @@ class Report:
         Raises:
             SaveError: the folder cannot be written. The files of an earlier report stay as they were.
         """
-        remedy = 'choose another --report'
-        try:
-            os.makedirs(folder, exist_ok=True)
-        except OSError as error:
-            raise save_error(folder, error, remedy)
-        with unfinished_folder(folder, remedy) as unfinished:
+        prepare_folder(folder, REMEDY)
+        with unfinished_folder(folder, REMEDY) as unfinished:
             self._write_confusion(unfinished)
             self._write_per_class(unfinished)
             self._write_mistakes(unfinished)

@@ -57,7 +57,7 @@ def test_without_a_temporary_folder_is_one_sentence(checkpoint, tmp_path, monkey
 
 def test_a_folder_that_cannot_be_written_is_said_before_the_work(checkpoint, monkeypatch):
     monkeypatch.setattr('src.inference.export._export', None)
-    with pytest.raises(UserError, match=r'/proc/net.onnx cannot be written \(.*\): choose another --file_name'):
+    with pytest.raises(UserError, match=r'/proc cannot be written \(.*\): choose another --file_name'):
         export(checkpoint, '/proc/net.onnx')
 
 

@@ -63,10 +63,13 @@ def main(argv=None):
     """Measure what the flags ask for, print it, and write the JSON file."""
     flags, given = parse(argv)
     prepare(given)      # The workers inherit NVIDIA_TF32_OVERRIDE, so the peers compute as exactly as the suite.
-    from src.files import write_text
+    from src.files import prepare_folder, write_text
     from tools.benchmark.machine import machine
     from tools.benchmark.measures import MEASURES
     config = training_config(given)
+    remedy = 'choose another --json'
+    if flags.json:
+        prepare_folder(os.path.dirname(flags.json), remedy)
     here = machine(flags.platform, flags.device_id)
     figures = {'machine': here, 'config': vars(config)}
     print('%s%s, %d cores, %.0f GB, load %.2f at the start; Python %s; batch %d, %d pixels, %d rounds'
@@ -81,7 +84,7 @@ def main(argv=None):
         print('training here takes %.1f %% of the images per second that the input delivers'
               % (100 * speed['step'] / speed['input']))
     if flags.json:
-        write_text(flags.json, json.dumps(figures, indent=1), 'choose another --json')
+        write_text(flags.json, json.dumps(figures, indent=1), remedy)
 
 
 if __name__ == '__main__':

@@ -192,6 +192,10 @@ def main(argv=None):
     if flags.worker:
         work(flags, given)
         return
+    from src.files import prepare_folder, write_text
+    remedy = 'choose another --json'
+    if flags.json:
+        prepare_folder(os.path.dirname(flags.json), remedy)
     arguments = ['--steps', str(flags.steps), '--preset', flags.preset]
     for key, value in given.items():
         arguments += ['--' + key, str(value)]
@@ -204,8 +208,7 @@ def main(argv=None):
         rows = show(flags, batch_size, arguments)
     estimate()
     if flags.json:
-        from src.files import write_text
-        write_text(flags.json, json.dumps(rows, indent=1), 'choose another --json')
+        write_text(flags.json, json.dumps(rows, indent=1), remedy)
 
 
 if __name__ == '__main__':
