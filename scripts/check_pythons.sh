@@ -41,7 +41,7 @@ try() {
     make_environment requirements-test.txt
     installed=$(date +%s)
     echo "$((installed - start)) s | not run | failed" >"$work/row"
-    "$RUN_PYTHON" -m pytest -n 2 --dist loadfile -m smoke && result=passed || result=failed
+    "$RUN_PYTHON" -m pytest -m smoke && result=passed || result=failed
     echo "$((installed - start)) s | $(($(date +%s) - installed)) s | $result" >"$work/row"
     [ "$result" = passed ] || exit 1
     if [ "${CONSTRAINTS:-}" = write ]; then

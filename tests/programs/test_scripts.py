@@ -201,4 +201,4 @@ def test_a_second_start_installs_nothing(project):
     wanted = subprocess.run(command, shell=True, cwd=str(project), stdout=subprocess.PIPE)
     (environment / 'installed-requirements-test.txt').write_bytes(wanted.stdout)
     result = shell(project, 'run_tests.sh', '-k', 'nothing')
-    assert result.returncode == 0 and result.stdout == 'ran: -m pytest -n 2 --dist loadfile -k nothing\n'
+    assert result.returncode == 0 and result.stdout == 'ran: -m pytest -k nothing\n'
