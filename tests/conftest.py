@@ -20,7 +20,11 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True)
 def graph_mode():
-    """Every test starts on the CPU in graph mode."""
+    """Every test starts on the CPU in graph mode, and without what PyNative mode remembers.
+
+    PyNative mode of MindSpore 1.10 would take the gradient of an earlier network for that of one that looks like it.
+    """
+    mindspore.common.api._pynative_executor.clear_res()
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     if hasattr(mindspore, 'set_device'):
         mindspore.set_device('CPU')

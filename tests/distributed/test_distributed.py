@@ -20,7 +20,7 @@ import pytest
 from src.checkpoints.checkpoint import load
 from src.distributed.cpu_cluster import free_port
 from src.framework import VERSION
-from tests.helpers import ROOT, SMALL_FLAGS, run
+from tests.helpers import ROOT, SMALL_FLAGS, in_a_group, run
 from tools.crash_test import points
 
 pytestmark = [pytest.mark.needs('mpirun', 'dash'), pytest.mark.slow]
@@ -83,20 +83,21 @@ def processes_of(folder):
 def trained(image_folder, tmp_path_factory):
     """(checkpoint folder, output) of an undisturbed run of two ranks that each write their checkpoints."""
     folder = tmp_path_factory.mktemp('ranks') / 'whole'
-    for _ in range(1 if VERSION >= (2, 0) else 3):
+
+    def attempt():
         process = launch(image_folder, folder, '--is_save_on_master', '0', '--tensorboard', 'True')
-        if process.wait(timeout=600) == 0 or 'start again' not in output_of(folder):
-            break
+        process.wait(timeout=600)
+        return process
+    process = in_a_group(attempt, lambda _: output_of(folder))
     assert process.returncode == 0, output_of(folder)
     return folder, output_of(folder)
 
 
 @pytest.mark.parametrize('count', [2, pytest.param(4, marks=old)])
 def test_sums_gradients_and_images_of_real_ranks(image_folder, tmp_path, count):
-    for _ in range(1 if VERSION >= (2, 0) else 3):
-        process = mpirun('-n', count, sys.executable, 'tests/distributed/ranks.py', image_folder / 'train', tmp_path)
-        if process.returncode == 0 or 'start again' not in process.stderr:
-            break
+    process = in_a_group(
+        lambda: mpirun('-n', count, sys.executable, 'tests/distributed/ranks.py', image_folder / 'train', tmp_path),
+        lambda process: process.stderr)
     assert process.returncode == 0, process.stderr
     ranks = [np.load(str(tmp_path / ('%d.npz' % rank))) for rank in range(count)]
     assert all(rank['size'] == count for rank in ranks)
@@ -129,7 +130,7 @@ def test_ranks_hold_the_same_bits_and_only_rank_0_reports(trained):
 def test_stopped_and_killed_launches_continue_as_one_run(trained, image_folder, tmp_path):
     whole, folder = trained[0], tmp_path / 'stopped'
     flags = ('--save_checkpoint_steps', '1', '--tensorboard', 'True', '--resume', 'auto')
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         before = set(folder.glob('*.ckpt'))
         process = launch(image_folder, folder, *flags)
         while set(folder.glob('*.ckpt')) == before and process.poll() is None:

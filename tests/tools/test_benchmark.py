@@ -10,8 +10,7 @@ import pytest
 
 from src.distributed.group import Group
 from src.errors import UserError
-from src.framework import VERSION
-from tests.helpers import ROOT
+from tests.helpers import ROOT, in_a_group
 from tools.benchmark import kernels, measures, scaling
 from tools.benchmark.data import write_photographs
 from tools.benchmark.weights import like_trained
@@ -92,10 +91,10 @@ def test_peers(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.needs('mpirun')
-@pytest.mark.skipif(VERSION < (2, 0), reason='the CPU cluster of MindSpore 1.10 often has to be started again')
 def test_scaling(tmp_path):
     program = os.path.join(BENCHMARK, 'scaling.py')
-    result = start(program, tmp_path, '--ranks', 1, 2, '--steps', 2, '--json', 'figures.json', *TINY, *ONE_CELL)
+    result = in_a_group(lambda: start(program, tmp_path, '--ranks', 1, 2, '--steps', 2, '--json', 'figures.json',
+                                      *TINY, *ONE_CELL), lambda result: result.stderr)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.split('\n')
     rows = [line.split() for line in lines[2:4]]
