@@ -180,6 +180,11 @@ def tell_apart(cell):
     return cell
 
 
+def set_unseen(cell, name, value):
+    """Set an attribute of a cell that nn.Cell does not see: not as one of its cells or parameters, and not by name."""
+    object.__setattr__(cell, name, value)
+
+
 def read_only_scale(batch_norm):
     """Let an ops.BatchNorm of training take tensors for gamma and beta, where MindSpore demands Parameters.
 

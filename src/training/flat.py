@@ -1,7 +1,7 @@
 """Parameters as parts of flat vectors, so that an optimizer needs a few operations and not a few for each tensor."""
 import numpy as np
 
-from src.framework import Parameter, Tensor, mindspore, nn, ops, read_only_scale
+from src.framework import Parameter, Tensor, mindspore, nn, ops, read_only_scale, set_unseen
 from src.network.layers import BatchNorm, Conv, Dense
 
 
@@ -82,8 +82,7 @@ def read_from(network, layout, flat, compute_type):
                 if parameter.name in places:
                     source = FlatSource(parameter, flat, places[parameter.name], number_format)
                     receivers[parameter.name] = source.receiver
-                    # Past nn.Cell, which would make the source a part of the layer and of its names.
-                    object.__setattr__(cell, name + '_source', source)
+                    set_unseen(cell, name + '_source', source)      # Else it would change the names in the layer.
         if isinstance(cell, BatchNorm):
             read_only_scale(cell.bn_train)
     return tuple(receivers[parameter.name] for parameter in layout.parameters)
@@ -112,8 +111,8 @@ class FlatSource(nn.Cell):
         if number_format != parameter.dtype:
             receiver = Parameter(Tensor(np.zeros(parameter.shape), number_format), name='gradient.' + parameter.name)
         self.piece = Piece(parameter.shape, *place)
-        for name, value in (('receiver', receiver), ('flat', flat)):
-            object.__setattr__(self, name, value)       # past nn.Cell, which would make them parameters of this cell
+        set_unseen(self, 'receiver', receiver)      # Else they would be parameters of this cell.
+        set_unseen(self, 'flat', flat)
 
     def construct(self, like):
         return self.piece(self.receiver, self.flat.astype(like.dtype))
