@@ -1,5 +1,6 @@
 """Functions and values that several tests use."""
 import os
+import re
 import subprocess
 import sys
 
@@ -38,12 +39,12 @@ def run(*command, **options):
 def in_a_group(launch, words):
     """The result of launch(), which starts several ranks and waits for them.
 
-    The CPU cluster of MindSpore 1.10 does not always form. The program then asks to start again, and this does so twice
-    at most. `words` returns what a result has said.
+    The CPU cluster of MindSpore 1.10 does not always form. The program then says so, and this starts it again, twice at
+    most. `words` returns what a result has said.
     """
     for _ in range(1 if VERSION >= (2, 0) else 3):
         result = launch()
-        if result.returncode == 0 or 'start again' not in words(result):
+        if result.returncode == 0 or not re.search('cannot be formed|did not find each other', words(result)):
             break
     return result
 

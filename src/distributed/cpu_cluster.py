@@ -17,6 +17,7 @@ from src.files import write_text
 PATIENCE = 120      # seconds to wait until the scheduler listens
 ATTEMPTS = 6        # the cluster of MindSpore 1.10 fails to form in about one of four starts
 FAREWELL = 10       # seconds that the scheduler stays for the other ranks after rank 0 has ended
+_REMEDY = 'set TMPDIR to a folder that can be written'
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -37,6 +38,7 @@ class Cluster:
             raise UserError('on the CPU all %d processes must be on one machine, %d are on this one: leave HOSTFILE '
                             'out' % (place.size, place.local_size))
         self.place = place
+        self.shared = os.environ['PMIX_SERVER_TMPDIR']     # mpirun removes this folder when it ends
         self.attempt = int(os.environ.get('CLUSTER_ATTEMPT', 1))
         self.scheduler = None
         self.next_environment = dict(os.environ, CLUSTER_ATTEMPT=str(self.attempt + 1))
@@ -64,13 +66,28 @@ class Cluster:
             # MindSpore cannot join twice in one process. The other ranks fail too and also start again.
             os.execve(sys.executable, [sys.executable] + sys.argv, self.next_environment)
 
+    def leave(self, status):
+        """End this process with `status`, and before a status of 0 wait until all ranks have come here.
+
+        At the usual end of a process MindSpore closes the cluster. With version 1.10 that ends in a segmentation fault
+        in about one of ten runs: one thread frees the connection to the scheduler while another one still reads it.
+        """
+        if status == 0:     # after another status mpirun ends the other ranks
+            # Files, because MindSpore may not have sent this rank's part of the last exchange yet.
+            marks = [os.path.join(self.shared, 'leaves-%d' % rank) for rank in range(self.place.size)]
+            write_text(marks[self.place.rank], '', _REMEDY)
+            while not all(os.path.exists(mark) for mark in marks):
+                time.sleep(0.05)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
     def _port(self):
         """The scheduler's port. Rank 0 chooses it and writes it where the other ranks of this mpirun look."""
-        # mpirun removes this folder when it ends.
-        path = os.path.join(os.environ['PMIX_SERVER_TMPDIR'], 'scheduler-port-%d' % self.attempt)
+        path = os.path.join(self.shared, 'scheduler-port-%d' % self.attempt)
         if self.place.rank == 0:
             port = free_port()
-            write_text(path, str(port), 'set TMPDIR to a folder that can be written')
+            write_text(path, str(port), _REMEDY)
             return port
         return _await(lambda: _read_port(path))
 

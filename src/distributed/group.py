@@ -113,6 +113,9 @@ class Group:
         table = self.sum(table.reshape(-1)).reshape(table.shape).astype(np.uint8)
         return [row[:size].tobytes().decode() for row, size in zip(table, sizes)]
 
+    def leave(self, status):
+        """Called when nothing is left to do but to end this process with `status`. A group may end it here."""
+
     def require_agreement(self, config, arrays, facts):
         """UserError on every rank, with the first difference named, unless all ranks are going to do the same.
 
@@ -134,11 +137,20 @@ class Group:
 
 
 class RankGroup(Group):
-    """One of several processes, after they have joined. See Group."""
+    """One of several processes, after they have joined. See Group.
 
-    def __init__(self, rank, size):
-        self.rank, self.size = rank, size
+    Args:
+        rank, size: see Group.
+        cluster: the Cluster that this rank has joined, or None if the device's own library connects the ranks.
+    """
+
+    def __init__(self, rank, size, cluster=None):
+        self.rank, self.size, self.cluster = rank, size, cluster
         self._sum = SumOverRanks()
+
+    def leave(self, status):
+        if self.cluster:
+            self.cluster.leave(status)
 
     def gradient_mean(self):
         return MeanOverRanks(self.size)
@@ -184,9 +196,10 @@ def join(platform, device_id=0, is_distributed=False):
         with os.fdopen(os.dup(2), 'w') as terminal, \
                 Progress('joining a group of %d processes' % place.size, stream=terminal, shown=place.rank == 0):
             if platform == 'CPU' and place.launcher == 'mpirun':
-                Cluster(place).form(_init_quietly)
+                cluster = Cluster(place)
+                cluster.form(_init_quietly)
                 # MindSpore 1.10 numbers its ranks by arrival. Any numbering works, so the one that users see is taken.
-                return RankGroup(place.rank, mindspore.communication.get_group_size())
+                return RankGroup(place.rank, mindspore.communication.get_group_size(), cluster)
             mindspore.communication.init('nccl' if platform == 'GPU' else None)
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError('the group of %d processes cannot be formed (%s): start again, or without '
@@ -207,10 +220,11 @@ def _silence_farewell():
 
 
 @contextmanager
-def failing_for_all(group):
-    """End a rank at once if the block fails. The launcher then ends the other ranks.
+def ending_together(group):
+    """The end of the ranks. The block is everything that a program does in its group.
 
-    MindSpore's own shutdown waits for the other ranks, and they may be waiting for this one in an exchange.
+    If the block fails, this rank ends at once, and the launcher ends the other ranks. MindSpore's own shutdown would
+    wait for them, and they may be waiting for this one in an exchange.
     """
     try:
         yield
@@ -224,4 +238,7 @@ def failing_for_all(group):
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(1)
+        if orderly:
+            group.leave(error.code or 0)
         raise
+    group.leave(0)

@@ -8,7 +8,7 @@ from src.checkpoints.checkpoint import arrays_of, load, network_config, restore
 from src.cli import make_config
 from src.config import without_auxiliary_head
 from src.dataset import create_dataset
-from src.distributed.group import Group, failing_for_all, join
+from src.distributed.group import Group, ending_together, join
 from src.errors import UserError, needed_for
 from src.files import prepare_folder
 from src.framework import Tensor, nn
@@ -160,7 +160,7 @@ def evaluate_checkpoint(flags, given):
     """
     checkpoint, config = open_checkpoint(flags, given)
     group = join(device_of(flags), flags.device_id, flags.is_distributed)
-    with failing_for_all(group):
+    with ending_together(group):
         _evaluate_checkpoint(flags, checkpoint, group.configure(config), group)
 
 

@@ -14,7 +14,7 @@ from src.checkpoints.checkpoint import arrays_of, load, network_config, restore,
 from src.cli import require_batch_statistics, training_config
 from src.config import presets
 from src.dataset import create_dataset
-from src.distributed.group import failing_for_all, join
+from src.distributed.group import ending_together, join
 from src.errors import needed_for
 from src.files import SaveError
 from src.framework import Tensor
@@ -49,7 +49,7 @@ def train(flags, given):
         if config.tensorboard:
             importlib.import_module('tensorboardX')     # before anything is written
     group = join(flags.platform, flags.device_id, flags.is_distributed)
-    with failing_for_all(group):
+    with ending_together(group):
         trainer = Trainer(flags, group.configure(config), group, pretrained)
         trainer.run()
         if trainer.writes and trainer.monitor.checkpoint:

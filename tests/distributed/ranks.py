@@ -2,6 +2,7 @@
 
 Rank N writes what it has and sees to FOLDER/N.npz.
 """
+import atexit
 import os
 import sys
 
@@ -10,7 +11,7 @@ import numpy as np
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 from src.cli import make_config
 from src.dataset import create_dataset
-from src.distributed.group import join
+from src.distributed.group import ending_together, join
 from src.framework import Parameter, Tensor
 from src.network.build import build_network
 from src.network.initialize import initialize
@@ -38,8 +39,15 @@ def gradients(config, images, group):
 
 
 def main(images, folder):
-    """Join the group, and write what this rank has and sees."""
+    """Join the group, write what this rank has and sees, and leave the group."""
     group = join('CPU', is_distributed=True)
+    atexit.register(lambda: open(os.path.join(folder, '%d.usual-end' % group.rank), 'w').close())
+    with ending_together(group):
+        write(images, folder, group)
+
+
+def write(images, folder, group):
+    """Write what this rank has and sees."""
     rank = group.rank
     config = make_config({'rank': rank, 'group_size': group.size, 'penultimate_filters': 96, 'cells_per_stage': 1,
                           'num_classes': 4, 'image_size': 72, 'batch_size': 4})

@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from src.cli import make_config
 from src.distributed import cpu_cluster
 from src.distributed.cpu_cluster import free_port
-from src.distributed.group import Group, RankGroup, failing_for_all, join
+from src.distributed.group import Group, RankGroup, ending_together, join
 from src.errors import UserError
 from src.framework import Parameter, Tensor
 from tests.helpers import ROOT
@@ -95,7 +96,7 @@ def test_an_error_of_one_rank_ends_its_process_at_once(monkeypatch, capfd):
     monkeypatch.setattr(os, '_exit', ended.append)
     for error, text in ((UserError('the disk is full'), 'error: the disk is full\n'), (KeyError('key'), 'KeyError')):
         with pytest.raises(type(error)):
-            with failing_for_all(TwoRanks()):
+            with ending_together(TwoRanks()):
                 raise error
         assert ended.pop() == 1
         sys.stderr.flush()
@@ -107,8 +108,41 @@ def test_an_error_of_one_rank_ends_its_process_at_once(monkeypatch, capfd):
 def test_an_orderly_end_and_a_single_process_end_as_usual(monkeypatch, group, error):
     monkeypatch.setattr(os, '_exit', lambda status: pytest.fail('ended at once'))
     with pytest.raises(type(error)):
-        with failing_for_all(group):
+        with ending_together(group):
             raise error
+
+
+@pytest.mark.parametrize('end,status', [(None, 0), (SystemExit(), 0), (SystemExit(143), 143), (SystemExit(130), 130)])
+def test_a_rank_of_the_cpu_cluster_leaves_it_with_its_status(monkeypatch, end, status):
+    left = []
+    group = TwoRanks()
+    monkeypatch.setattr(group, 'leave', left.append)
+    with pytest.raises(SystemExit) if end else nullcontext():
+        with ending_together(group):
+            if end:
+                raise end
+    assert left == [status]
+
+
+LEAVING = '''
+import sys
+from src.distributed.cpu_cluster import Cluster
+from src.distributed.launch import Place
+print('said')
+Cluster(Place('mpirun', int(sys.argv[1]), 2, 0, 2)).leave(int(sys.argv[2]))
+'''
+
+
+def test_ranks_leave_the_cpu_cluster_when_all_of_them_are_done(tmp_path):
+    def rank(number, status):
+        return subprocess.Popen([sys.executable, '-c', LEAVING, str(number), str(status)], cwd=ROOT,
+                                stdout=subprocess.PIPE, env=dict(os.environ, PMIX_SERVER_TMPDIR=str(tmp_path)))
+    first = rank(0, 0)
+    assert rank(1, 143).wait(timeout=60) == 143         # a signal has ended it: nobody waits
+    with pytest.raises(subprocess.TimeoutExpired):
+        first.wait(timeout=2)
+    assert rank(1, 0).wait(timeout=60) == 0
+    assert first.communicate(timeout=60)[0] == b'said\n' and first.returncode == 0
 
 
 def test_a_free_port_is_free():

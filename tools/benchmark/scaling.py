@@ -119,9 +119,9 @@ def require_right_sum(group):
 
 def work(flags, given):
     """Be one of the measured processes; rank 0 prints its figures as a line of JSON."""
-    from src.distributed.group import failing_for_all, join
+    from src.distributed.group import ending_together, join
     group = join(flags.platform, flags.device_id, flags.worker > 1)
-    with failing_for_all(group):
+    with ending_together(group):
         require_right_sum(group)
         figures = measure(flags, group.configure(training_config(presets[flags.preset], given)), group)
         if group.rank == 0:
