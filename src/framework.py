@@ -86,10 +86,13 @@ if VERSION < (1, 10):
     raise UserError('MindSpore %s is too old: install requirements.txt' % mindspore.__version__)
 
 from mindspore.ops import signature
+from mindspore.ops.operations._grad_ops import ReluGrad  # noqa: F401
 from mindspore.train.mind_ir_pb2 import ModelProto  # noqa: F401
 
 # Of training, in the moving average of BatchNorm: MindSpore 1.10 takes the variance with bias.
 UNBIASED_MOVING_VARIANCE = VERSION >= (2, 0)
+# For the gradient. MindSpore 1.10 keeps one bit of each value on a GPU.
+RELU_KEEPS_ITS_RESULT = VERSION >= (2, 0)
 _REMEDY = 'run with --platform CPU (PLATFORM=CPU for the scripts)'      # for a machine without a GPU
 _numbers = itertools.count()        # of the layers that tell_apart has seen
 

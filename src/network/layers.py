@@ -3,7 +3,7 @@
 Every separable convolution and every pool pads 'same' as TensorFlow does: the bottom and the right side get the odd
 pixel. With that padding published weights give published outputs.
 """
-from src.framework import mindspore, nn, ops, tell_apart
+from src.framework import RELU_KEEPS_ITS_RESULT, ReluGrad, mindspore, nn, ops, tell_apart
 
 BN_EPSILON = 1e-3       # TF-Slim's nasnet_mobile_arg_scope
 
@@ -196,6 +196,48 @@ class Identity(nn.Cell):
         return x
 
 
+class ReluAndCut(nn.Cell):
+    """construct(x (N, C, ...)) -> tuple of pieces along C of max(x, 0).
+
+    Args:
+        shares: the channels of each piece.
+    """
+
+    def __init__(self, shares):
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.cut = Cut(shares) if len(shares) > 1 else None
+        in_graph = len(shares) > 1 and RELU_KEEPS_ITS_RESULT and is_graph_mode()
+        self.in_graph = ReluAndCutInGraph(shares) if in_graph else None
+
+    def construct(self, x):
+        if self.in_graph is not None:
+            return self.in_graph(x)
+        x = self.relu(x)
+        return (x,) if self.cut is None else self.cut(x)
+
+
+class ReluAndCutInGraph(CutInGraph):
+    """A ReluAndCut whose gradient needs only the pieces, which the convolutions keep for their gradients anyway.
+
+    MindSpore 2 would also keep the result of the ReLU, the same values a second time: 17 of 82 MB for each image.
+    """
+
+    def __init__(self, shares):
+        super().__init__(shares)
+        self.relu, self.relu_grad = nn.ReLU(), ReluGrad()
+
+    def construct(self, x):
+        return cut(self.relu(x), self.shares)
+
+    def bprop(self, x, pieces, gradients):
+        """The gradient of x."""
+        passed = ()
+        for i in range(len(self.shares)):
+            passed += (self.relu_grad(gradients[i], pieces[i]),)
+        return super().bprop(x, pieces, passed)
+
+
 class Depthwise(nn.Cell):
     """ReLU, then depthwise convolutions of several kernel sizes; each size convolves its share of the channels.
 
@@ -210,10 +252,9 @@ class Depthwise(nn.Cell):
     def __init__(self, kernels, stride=1, inputs=1):
         super().__init__()
         self.shares = tuple(channels for _, channels in kernels)
-        self.relu = nn.ReLU()
         self.convs = nn.CellList([depthwise_conv(channels, kernel_size, stride) for kernel_size, channels in kernels])
         self.join_inputs = Join([sum(self.shares) // inputs] * inputs)
-        self.cut, self.join = Cut(self.shares), Join(self.shares)
+        self.relu_and_cut, self.join = ReluAndCut(self.shares), Join(self.shares)
         self.own_kernels = None     # src/network/cpu/kernels.py sets it on a CPU
 
     def construct(self, *inputs):
@@ -222,10 +263,9 @@ class Depthwise(nn.Cell):
             for i in range(len(self.shares)):
                 weights += (self.convs[i].value(inputs[0]),)
             return self.own_kernels(inputs, weights)
-        x = self.relu(self.join_inputs(*inputs) if len(inputs) > 1 else inputs[0])
-        if len(self.shares) == 1:
-            return self.convs[0](x)
-        pieces = self.cut(x)
+        pieces = self.relu_and_cut(self.join_inputs(*inputs) if len(inputs) > 1 else inputs[0])
+        if len(pieces) == 1:
+            return self.convs[0](pieces[0])
         results = ()
         position = 0
         for convolution in self.convs:  # the graph mode of MindSpore 1.10 has no enumerate over cells
