@@ -1,6 +1,7 @@
 """What pytest gives to the tests: MindSpore on the CPU, a folder of images, and an answer to missing programs."""
 import os
 import shutil
+import signal
 
 import pytest
 
@@ -8,6 +9,12 @@ from src.framework import mindspore
 from tests.helpers import make_noise_images
 
 PACKAGES = {'mpirun': 'openmpi-bin', 'c++': 'g++'}      # Debian's packages of programs, if they have another name
+
+
+def pytest_configure():
+    """Let the programs under test hear Ctrl-C. A shell starts what it runs in the background with SIGINT ignored, all
+    processes inherit that, and the shell of a script could not change it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item):
