@@ -70,7 +70,7 @@ class Cluster:
         """End this process with `status`, and before a status of 0 wait until all ranks have come here.
 
         At the usual end of a process MindSpore closes the cluster. With version 1.10 that ends in a segmentation fault
-        in about one of ten runs: one thread frees the connection to the scheduler while another one still reads it.
+        in about one of ten runs: the thread that serves the connections crashes while the main thread closes them.
         """
         if status == 0:     # after another status mpirun ends the other ranks
             # Files, because MindSpore may not have sent this rank's part of the last exchange yet.
