@@ -91,7 +91,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto  # noqa: F401
 
 # Of training, in the moving average of BatchNorm: MindSpore 1.10 takes the variance with bias.
 UNBIASED_MOVING_VARIANCE = VERSION >= (2, 0)
-# For the gradient. MindSpore 1.10 keeps one bit of each value on a GPU.
+# Whether a ReLU on a GPU keeps its result for its gradient. MindSpore 1.10 keeps one bit of each value.
 RELU_KEEPS_ITS_RESULT = VERSION >= (2, 0)
 _REMEDY = 'run with --platform CPU (PLATFORM=CPU for the scripts)'      # for a machine without a GPU
 _numbers = itertools.count()        # of the layers that tell_apart has seen

@@ -266,8 +266,6 @@ def test_a_folder_that_is_absent_is_named(tmp_path):
             pass
 
 
-# Digests
-
 def test_a_folder_is_prepared_before_the_work(tmp_path, monkeypatch):
     prepare_folder(str(tmp_path / 'a' / 'b'), 'choose another')
     assert os.listdir(str(tmp_path / 'a' / 'b')) == []
@@ -279,6 +277,8 @@ def test_a_folder_is_prepared_before_the_work(tmp_path, monkeypatch):
         with pytest.raises(SaveError, match=r'^error: %s cannot be written \(.*\): choose another$' % folder):
             prepare_folder(str(folder), 'choose another')
 
+
+# Digests
 
 def test_a_digest_covers_names_types_shapes_and_bytes():
     arrays = {'b': np.arange(4, dtype=np.int64), 'a': np.float32([[1, 2]])}

@@ -224,7 +224,8 @@ def ending_together(group):
     """The end of the ranks. The block is everything that a program does in its group.
 
     If the block fails, this rank ends at once, and the launcher ends the other ranks. MindSpore's own shutdown would
-    wait for them, and they may be waiting for this one in an exchange.
+    wait for them, and they may be waiting for this one in an exchange. After any other end of the block the rank leaves
+    the group; a rank of the CPU cluster ends there.
     """
     try:
         yield

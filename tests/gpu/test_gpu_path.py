@@ -34,7 +34,7 @@ MOST_CALLS = {
     ((2, 10), 'O0'): (972, 1, 2, 8, 290, 1.1, 1973.1),
     ((2, 10), 'O3'): (1144, 1, 16, 12, 290, 1.1, 2019.1),
 }
-# The peak of MindSpore's memory pool in this step, in MB. MindSpore 1.10 does not tell it.
+# Upper bounds of the peak of MindSpore 2's memory pool in this step, in MB. MindSpore 1.10 does not tell the peak.
 MOST_MEMORY = {'O0': 2254, 'O3': 1177}
 FLAGS = SMALL_FLAGS + ['--platform', 'GPU']     # the last one counts
 
@@ -155,7 +155,8 @@ def test_calls_of_a_step_of_the_full_network(null_cuda, tmp_path, amp_level):
     facts = json.loads(path.read_text())
     found = facts['totals']
     assert all(found[kind] <= most for kind, most in zip(KINDS, MOST_CALLS[VERSION, amp_level])), found
-    assert facts.get('peak_memory_mb', 0) <= MOST_MEMORY[amp_level]
+    if VERSION >= (2, 0):
+        assert 0 < facts['peak_memory_mb'] <= MOST_MEMORY[amp_level]
 
 
 @pytest.mark.slow
